@@ -1,0 +1,1 @@
+//! Criterion benchmarks of what a user waits for.

@@ -1,0 +1,1 @@
+//! What a model and its sub-networks are: pure data and exact arithmetic.

@@ -1,0 +1,1 @@
+//! Joins the table, the super-network and the search into one job.

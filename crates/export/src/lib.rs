@@ -1,0 +1,1 @@
+//! Turns a chosen sub-network into a model folder that runs.

@@ -1,0 +1,1 @@
+//! Gets the runtime, the models and the evaluation data, verified by hash.

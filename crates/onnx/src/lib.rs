@@ -1,0 +1,1 @@
+//! Writes ONNX graphs of blocks, chains of blocks and whole sub-networks.
