@@ -1,1 +1,43 @@
 //! Reads checkpoints, orders units by importance, cuts sub-networks and scores their quality.
+//!
+//! ```no_run
+//! use lathe_arch::SubnetConfig;
+//! use lathe_supernet::checkpoint::Checkpoint;
+//! use lathe_supernet::{Calibration, Evaluator, Split, Supernet, TextSplits};
+//!
+//! let checkpoint = Checkpoint::load("model.gguf".as_ref())?;
+//! let text = TextSplits::new(std::fs::read_to_string("text.txt")?.split("\n\n").map(String::from), 1);
+//! let windows = text.windows(Split::Calibration, &checkpoint.tokenizer, 16, 512)?;
+//! let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+//! let calibration = Calibration::measure(&unordered, &windows, |_tokens| {});
+//! let supernet = Supernet::ordered(&checkpoint.config, &checkpoint.weights, &calibration)?;
+//!
+//! let mut config = SubnetConfig::full(supernet.model());
+//! config.layers[12].attention = None;
+//! let windows = text.windows(Split::Test, &checkpoint.tokenizer, 16, 512)?;
+//! let quality = Evaluator::new(&supernet, &windows)?.perplexity(&supernet.cut(&config)?);
+//! println!("perplexity {:.2}", quality.perplexity());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod checkpoint;
+
+mod calibration;
+mod cut;
+mod engine;
+mod error;
+mod evaluate;
+mod file;
+mod generate;
+mod order;
+mod supernet;
+mod text;
+
+pub use calibration::{Calibration, ChannelStatistics, LayerStatistics};
+pub use cut::Subnet;
+pub use error::SupernetError;
+pub use evaluate::{Evaluator, Quality};
+pub use generate::{Decoder, greedy, logits};
+pub use order::{ImportanceOrder, LayerOrder};
+pub use supernet::Supernet;
+pub use text::{Split, TextSplits, TokenWindows};

@@ -1,0 +1,43 @@
+//! Reading a pretrained model: GGUF files and Hugging Face folders of the Llama family.
+//!
+//! Checkpoints are untrusted input: lengths are checked against the file before anything is
+//! allocated, and whatever is wrong is an error that names the file and the field or tensor.
+
+use std::path::{Path, PathBuf};
+
+use lathe_arch::ModelConfig;
+
+mod error;
+pub mod gguf;
+mod huggingface;
+mod tokenizer;
+mod weights;
+
+pub use error::CheckpointError;
+pub use tokenizer::Tokenizer;
+pub use weights::{LayerWeights, ModelWeights};
+
+/// A model as it came out of pretraining.
+pub struct Checkpoint {
+    /// File or folder it was read from.
+    pub path: PathBuf,
+    /// Its dimensions.
+    pub config: ModelConfig,
+    /// Its weights in f32.
+    pub weights: ModelWeights,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+}
+
+impl Checkpoint {
+    /// Reads a `.gguf` file, or a folder with `config.json`, `tokenizer.json` and safetensors.
+    ///
+    /// # Errors
+    /// When the file is damaged, of an unknown architecture, or lacks something.
+    pub fn load(path: &Path) -> Result<Self, CheckpointError> {
+        if path.is_dir() {
+            return huggingface::load(path);
+        }
+        gguf::load(path)
+    }
+}

@@ -1,0 +1,229 @@
+//! Text to token ids and back, on the `tokenizers` crate.
+
+use std::path::Path;
+
+use serde_json::{Value as Json, json};
+
+use super::CheckpointError;
+use super::error::At;
+use super::gguf::{Header, Value};
+
+/// GGUF's token types (llama.cpp, `llama_token_type`).
+const CONTROL: f64 = 3.0;
+const USER_DEFINED: f64 = 4.0;
+
+/// The splitting pattern of Llama 3.
+const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// A model's tokenizer.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    json: String,
+    bos_token_id: Option<u32>,
+    eos_token_id: Option<u32>,
+    chat_template: Option<String>,
+}
+
+impl Tokenizer {
+    /// Token ids of `text`, without adding any special token.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        let encoding = self.inner.encode_fast(text, false);
+        encoding.map_or_else(|_| Vec::new(), |encoding| encoding.get_ids().to_vec())
+    }
+
+    /// The text of token ids, special tokens included.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.inner.decode(ids, false).unwrap_or_default()
+    }
+
+    /// The token that begins a text, where the model has one.
+    pub fn bos_token_id(&self) -> Option<u32> {
+        self.bos_token_id
+    }
+
+    /// The token that ends a text, where the model has one.
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.eos_token_id
+    }
+
+    /// The text of one token as the vocabulary has it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The chat template (Jinja), where the checkpoint has one.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// The contents of a `tokenizer.json`.
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    pub(super) fn from_file(path: &Path, vocab_size: usize) -> Result<Self, CheckpointError> {
+        let json = std::fs::read_to_string(path).map_err(|source| At(path).io(source))?;
+        let settings = read_settings(path)?;
+        let special = |field: &str| match &settings[field] {
+            Json::String(text) => Some(text.clone()),
+            Json::Object(token) => token.get("content")?.as_str().map(str::to_owned),
+            _ => None,
+        };
+        let mut tokenizer = Self::from_json(At(path), json, vocab_size)?;
+        let id = |token: Option<String>| tokenizer.inner.token_to_id(&token?);
+        (tokenizer.bos_token_id, tokenizer.eos_token_id) =
+            (id(special("bos_token")), id(special("eos_token")));
+        tokenizer.chat_template = settings["chat_template"].as_str().map(str::to_owned);
+        Ok(tokenizer)
+    }
+
+    pub(super) fn from_gguf(
+        path: &Path,
+        header: &Header,
+        vocab_size: usize,
+    ) -> Result<Self, CheckpointError> {
+        let at = At(path);
+        let fields = super::gguf::Fields::new(path, header);
+        let model = fields.text("tokenizer.ggml.model")?;
+        if model != "gpt2" {
+            let reason = format!("`{model}` is not supported; supported: gpt2 (byte-level BPE)");
+            return Err(at.field("tokenizer.ggml.model", reason));
+        }
+        let tokens = fields.strings("tokenizer.ggml.tokens")?;
+        let types: &[f64] = match fields.get("tokenizer.ggml.token_type") {
+            Some(Value::Numbers(types)) if types.len() == tokens.len() => types,
+            Some(_) => {
+                let reason = "expected one number a token";
+                return Err(at.field("tokenizer.ggml.token_type", reason));
+            }
+            None => &[],
+        };
+        let merges = fields.strings("tokenizer.ggml.merges")?;
+        let pre = match fields.get("tokenizer.ggml.pre") {
+            Some(_) => fields.text("tokenizer.ggml.pre")?,
+            None => "default",
+        };
+        let (pre_tokenizer, ignore_merges) = pre_tokenizer(at, pre)?;
+        let json = json!({
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "added_tokens": added_tokens(tokens, types),
+            "normalizer": null,
+            "pre_tokenizer": pre_tokenizer,
+            "post_processor": null,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "model": {
+                "type": "BPE",
+                "dropout": null,
+                "unk_token": null,
+                "continuing_subword_prefix": null,
+                "end_of_word_suffix": null,
+                "fuse_unk": false,
+                "byte_fallback": false,
+                "ignore_merges": ignore_merges,
+                "vocab": vocabulary(at, tokens)?,
+                "merges": merges,
+            },
+        });
+        let mut tokenizer = Self::from_json(at, json.to_string(), vocab_size)?;
+        let id = |field: &str| match fields.get(field) {
+            Some(Value::Unsigned(id)) if *id < vocab_size as u64 => Ok(Some(*id as u32)),
+            None => Ok(None),
+            Some(_) => Err(at.field(field, "expected a token id")),
+        };
+        tokenizer.bos_token_id = id("tokenizer.ggml.bos_token_id")?;
+        tokenizer.eos_token_id = id("tokenizer.ggml.eos_token_id")?;
+        if let Some(Value::String(template)) = fields.get("tokenizer.chat_template") {
+            tokenizer.chat_template = Some(template.clone());
+        }
+        Ok(tokenizer)
+    }
+
+    fn from_json(at: At<'_>, json: String, vocab_size: usize) -> Result<Self, CheckpointError> {
+        let inner = tokenizers::Tokenizer::from_bytes(&json);
+        let inner = inner.map_err(|error| at.damaged(format!("tokenizer: {error}")))?;
+        let largest = inner.get_vocab(true).into_values().max().unwrap_or(0);
+        if largest as usize >= vocab_size {
+            let reason =
+                format!("token id {largest} is outside the model's vocabulary of {vocab_size}");
+            return Err(at.field("tokenizer", reason));
+        }
+        Ok(Self {
+            inner,
+            json,
+            bos_token_id: None,
+            eos_token_id: None,
+            chat_template: None,
+        })
+    }
+}
+
+/// `tokenizer_config.json` beside `tokenizer.json`, where there is one.
+fn read_settings(tokenizer: &Path) -> Result<Json, CheckpointError> {
+    let path = tokenizer.with_file_name("tokenizer_config.json");
+    if !path.exists() {
+        return Ok(Json::Null);
+    }
+    let at = At(&path);
+    let text = std::fs::read_to_string(&path).map_err(|source| at.io(source))?;
+    serde_json::from_str(&text).map_err(|error| at.damaged(error.to_string()))
+}
+
+/// How text is split before merging, by llama.cpp's name (llama-vocab.cpp), and whether a whole
+/// piece that is in the vocabulary is taken without merging.
+fn pre_tokenizer(at: At<'_>, name: &str) -> Result<(Json, bool), CheckpointError> {
+    let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
+    let sequence = |parts: Json| json!({"type": "Sequence", "pretokenizers": parts});
+    Ok(match name {
+        "smollm" => {
+            let digits = json!({"type": "Digits", "individual_digits": true});
+            (sequence(json!([digits, byte_level(true)])), false)
+        }
+        "gpt-2" | "default" => (byte_level(true), false),
+        "llama-bpe" | "llama3" | "llama-v3" => {
+            let split = json!({
+                "type": "Split",
+                "pattern": {"Regex": LLAMA3_PATTERN},
+                "behavior": "Isolated",
+                "invert": false,
+            });
+            (sequence(json!([split, byte_level(false)])), true)
+        }
+        other => {
+            let reason =
+                format!("`{other}` is not supported; supported: smollm, gpt-2, default, llama-bpe");
+            return Err(at.field("tokenizer.ggml.pre", reason));
+        }
+    })
+}
+
+fn vocabulary(at: At<'_>, tokens: &[String]) -> Result<Json, CheckpointError> {
+    let mut vocabulary = serde_json::Map::new();
+    for (id, token) in tokens.iter().enumerate() {
+        if vocabulary.insert(token.clone(), json!(id)).is_some() {
+            let reason = format!("token {id}, {token:?}, stands twice");
+            return Err(at.field("tokenizer.ggml.tokens", reason));
+        }
+    }
+    Ok(Json::Object(vocabulary))
+}
+
+/// Control tokens and the user's own are matched in the text before it is split.
+fn added_tokens(tokens: &[String], types: &[f64]) -> Vec<Json> {
+    let added = tokens.iter().zip(types).enumerate();
+    added
+        .filter(|(_, (_, kind))| **kind == CONTROL || **kind == USER_DEFINED)
+        .map(|(id, (token, kind))| {
+            json!({
+                "id": id,
+                "content": token,
+                "single_word": false,
+                "lstrip": false,
+                "rstrip": false,
+                "normalized": false,
+                "special": *kind == CONTROL,
+            })
+        })
+        .collect()
+}

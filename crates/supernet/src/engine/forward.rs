@@ -1,0 +1,203 @@
+//! The forward pass of a sub-network, one block at a time.
+
+use super::attention::{AttentionShape, cached_attention, causal_attention};
+use super::elementwise::{add_bias, rms_norm, silu_times};
+use super::matmul::{Threads, Window, Write, matmul};
+use super::rope::RopeTable;
+use crate::cut::{CutAttention, CutMlp, Subnet};
+
+/// Keys and values of the past tokens of one sequence in one layer, `[tokens, kv_heads * head_dim]`.
+#[derive(Default)]
+pub(crate) struct LayerCache {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+/// Sees what enters the last matrix of each block; calibration collects its statistics here.
+pub(crate) trait Observer {
+    /// `rows` is the input of `o_proj`, `[tokens, heads * head_dim]`.
+    fn attention(&mut self, layer: usize, rows: &[f32]);
+    /// `rows` is the input of `down_proj`, `[tokens, intermediate_size]`.
+    fn mlp(&mut self, layer: usize, rows: &[f32]);
+}
+
+/// Observes nothing.
+pub(crate) struct NoObserver;
+
+impl Observer for NoObserver {
+    fn attention(&mut self, _layer: usize, _rows: &[f32]) {}
+    fn mlp(&mut self, _layer: usize, _rows: &[f32]) {}
+}
+
+/// The residual stream before layer 0, `[tokens, hidden]`.
+pub(crate) fn embed(subnet: &Subnet<'_>, tokens: &[u32]) -> Vec<f32> {
+    let supernet = subnet.supernet();
+    let mut x = Vec::with_capacity(tokens.len() * supernet.model().hidden_size);
+    for token in tokens {
+        x.extend_from_slice(supernet.embedding_row(*token as usize));
+    }
+    x
+}
+
+/// Runs layer `layer` over whole sequences of `seq_len` tokens, in place on `x [tokens, hidden]`.
+pub(crate) fn layer(
+    subnet: &Subnet<'_>,
+    layer: usize,
+    x: &mut [f32],
+    seq_len: usize,
+    rope: &RopeTable,
+    observer: &mut dyn Observer,
+) {
+    let blocks = subnet.layer(layer);
+    if let Some(attention) = &blocks.attention {
+        let attend = |mut q: Vec<f32>, mut k: Vec<f32>, v: Vec<f32>, shape: AttentionShape| {
+            rotate(rope, &mut q, shape.heads * shape.head_dim, seq_len, 0);
+            rotate(rope, &mut k, shape.kv_heads * shape.head_dim, seq_len, 0);
+            let mixed = causal_attention(&q, &k, &v, shape);
+            observer.attention(layer, &mixed);
+            mixed
+        };
+        attention_block(subnet, attention, x, seq_len, attend);
+    }
+    if let Some(bias) = &blocks.attention_bias {
+        add_bias(x, bias);
+    }
+    if let Some(mlp) = &blocks.mlp {
+        mlp_block(subnet, mlp, x, |rows| observer.mlp(layer, rows));
+    }
+    if let Some(bias) = &blocks.mlp_bias {
+        add_bias(x, bias);
+    }
+}
+
+/// Runs layer `layer` over the next tokens of one sequence, whose past is in `cache`.
+pub(crate) fn layer_with_cache(
+    subnet: &Subnet<'_>,
+    layer: usize,
+    x: &mut [f32],
+    cache: &mut LayerCache,
+    past_len: usize,
+    rope: &RopeTable,
+) {
+    let blocks = subnet.layer(layer);
+    let tokens = x.len() / subnet.supernet().model().hidden_size;
+    if let Some(attention) = &blocks.attention {
+        let attend = |mut q: Vec<f32>, mut k: Vec<f32>, v: Vec<f32>, shape: AttentionShape| {
+            let (width, kv_width) = (
+                shape.heads * shape.head_dim,
+                shape.kv_heads * shape.head_dim,
+            );
+            rotate(rope, &mut q, width, tokens, past_len);
+            rotate(rope, &mut k, kv_width, tokens, past_len);
+            cache.keys.extend_from_slice(&k);
+            cache.values.extend_from_slice(&v);
+            if past_len == 0 {
+                return causal_attention(&q, &k, &v, shape);
+            }
+            let one = |(t, q): (usize, &[f32])| {
+                let seen = (past_len + t + 1) * kv_width;
+                cached_attention(q, &cache.keys[..seen], &cache.values[..seen], shape)
+            };
+            q.chunks_exact(width).enumerate().flat_map(one).collect()
+        };
+        attention_block(subnet, attention, x, tokens, attend);
+    }
+    if let Some(bias) = &blocks.attention_bias {
+        add_bias(x, bias);
+    }
+    if let Some(mlp) = &blocks.mlp {
+        mlp_block(subnet, mlp, x, |_| {});
+    }
+    if let Some(bias) = &blocks.mlp_bias {
+        add_bias(x, bias);
+    }
+}
+
+fn rotate(rope: &RopeTable, rows: &mut [f32], width: usize, seq_len: usize, past_len: usize) {
+    for (token, row) in rows.chunks_exact_mut(width).enumerate() {
+        rope.rotate(row, past_len + token % seq_len);
+    }
+}
+
+/// `x += o_proj(attend(q, k, v))` on the normalised input.
+fn attention_block(
+    subnet: &Subnet<'_>,
+    block: &CutAttention<'_>,
+    x: &mut [f32],
+    seq_len: usize,
+    attend: impl FnOnce(Vec<f32>, Vec<f32>, Vec<f32>, AttentionShape) -> Vec<f32>,
+) {
+    let model = subnet.supernet().model();
+    let hidden = model.hidden_size;
+    let tokens = x.len() / hidden;
+    let shape = AttentionShape {
+        heads: block.heads,
+        kv_heads: block.kv_heads,
+        head_dim: model.head_dim,
+        seq_len,
+    };
+    let mut normed = vec![0.0; x.len()];
+    rms_norm(&mut normed, x, block.norm, model.rms_norm_eps as f32);
+    let input = Window::whole(&normed, tokens, hidden);
+    let width = shape.heads * shape.head_dim;
+    let mut q = vec![0.0; tokens * width];
+    let mut column = 0;
+    for part in &block.q {
+        matmul(
+            &mut q[column..],
+            width,
+            input,
+            *part,
+            Write::Replace,
+            Threads::Pool,
+        );
+        column += part.col_count();
+    }
+    let k = project(input, block.k);
+    let v = project(input, block.v);
+    let mixed = attend(q, k, v, shape);
+    let mut column = 0;
+    for part in &block.o {
+        let rows = part.row_count();
+        let mixed = Window::whole(&mixed, tokens, width).columns(column, rows);
+        matmul(x, hidden, mixed, *part, Write::Add, Threads::Pool);
+        column += rows;
+    }
+}
+
+/// `x += down(silu(gate x) * up x)` on the normalised input.
+fn mlp_block(subnet: &Subnet<'_>, block: &CutMlp<'_>, x: &mut [f32], observe: impl FnOnce(&[f32])) {
+    let model = subnet.supernet().model();
+    let hidden = model.hidden_size;
+    let tokens = x.len() / hidden;
+    let mut normed = vec![0.0; x.len()];
+    rms_norm(&mut normed, x, block.norm, model.rms_norm_eps as f32);
+    let input = Window::whole(&normed, tokens, hidden);
+    let mut gate = project(input, block.gate);
+    let up = project(input, block.up);
+    silu_times(&mut gate, &up);
+    observe(&gate);
+    let activations = Window::whole(&gate, tokens, block.gate.col_count());
+    matmul(
+        x,
+        hidden,
+        activations,
+        block.down,
+        Write::Add,
+        Threads::Pool,
+    );
+}
+
+fn project(input: Window<'_>, weights: Window<'_>) -> Vec<f32> {
+    let width = weights.col_count();
+    let mut out = vec![0.0; input.row_count() * width];
+    matmul(
+        &mut out,
+        width,
+        input,
+        weights,
+        Write::Replace,
+        Threads::Pool,
+    );
+    out
+}

@@ -1,0 +1,244 @@
+//! Matrix products on `gemm`: the only place that hands raw pointers to a kernel.
+
+use gemm::Parallelism;
+
+/// A row-major window of a matrix: `rows x cols`, consecutive rows `stride` numbers apart.
+///
+/// The window may be part of a wider matrix, which is how a sub-network reads the
+/// super-network's weights without a copy.
+#[derive(Clone, Copy)]
+pub struct Window<'a> {
+    values: &'a [f32],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl<'a> Window<'a> {
+    /// A window of `rows x cols` at the start of `values`.
+    ///
+    /// # Panics
+    /// When the window does not lie inside `values`.
+    pub fn new(values: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
+        assert!(cols <= stride || rows <= 1, "rows overlap");
+        assert!(span(rows, cols, stride) <= values.len(), "outside the data");
+        Self {
+            values,
+            rows,
+            cols,
+            stride,
+        }
+    }
+
+    /// A whole matrix of `rows x cols`.
+    pub fn whole(values: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::new(values, rows, cols, cols)
+    }
+
+    /// The `cols` columns from `start` on.
+    pub fn columns(self, start: usize, cols: usize) -> Self {
+        assert!(start + cols <= self.cols, "columns outside the window");
+        let values = self.values.get(start..).unwrap_or_default();
+        Self::new(values, self.rows, cols, self.stride)
+    }
+
+    /// The `rows` rows from `start` on.
+    pub fn rows(self, start: usize, rows: usize) -> Self {
+        assert!(start + rows <= self.rows, "rows outside the window");
+        Self::new(
+            &self.values[(start * self.stride).min(self.values.len())..],
+            rows,
+            self.cols,
+            self.stride,
+        )
+    }
+
+    /// Row `index`, `[cols]`.
+    #[cfg(test)]
+    pub fn row(&self, index: usize) -> &'a [f32] {
+        &self.values[index * self.stride..][..self.cols]
+    }
+
+    /// Number of rows.
+    pub fn row_count(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn col_count(&self) -> usize {
+        self.cols
+    }
+}
+
+/// Numbers from the first to the last of a window.
+fn span(rows: usize, cols: usize, stride: usize) -> usize {
+    if rows == 0 || cols == 0 {
+        return 0;
+    }
+    (rows - 1)
+        .checked_mul(stride)
+        .and_then(|n| n.checked_add(cols))
+        .expect("a window in memory has a span that fits usize")
+}
+
+/// What happens to the numbers already in the destination.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// They are replaced.
+    Replace,
+    /// The product is added to them.
+    Add,
+}
+
+/// How many threads one product may use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// Only the calling thread.
+    One,
+    /// All threads of the current rayon pool.
+    Pool,
+}
+
+/// `out = a b`, or `out += a b`. `a` is `[m, k]`, `b` is `[k, n]`, `out` is `[m, n]` with
+/// consecutive rows `out_stride` apart.
+///
+/// # Panics
+/// When the shapes do not fit together or `out` is too short.
+pub fn matmul(
+    out: &mut [f32],
+    out_stride: usize,
+    a: Window<'_>,
+    b: Window<'_>,
+    write: Write,
+    threads: Threads,
+) {
+    product(out, out_stride, a, Operand::Plain(b), 1.0, write, threads);
+}
+
+/// `out = scale a b^T`. `a` is `[m, k]`, `b` is `[n, k]`, `out` is `[m, n]`.
+///
+/// # Panics
+/// When the shapes do not fit together or `out` is too short.
+pub fn matmul_transposed(
+    out: &mut [f32],
+    out_stride: usize,
+    a: Window<'_>,
+    b: Window<'_>,
+    scale: f32,
+    threads: Threads,
+) {
+    let b = Operand::Transposed(b);
+    product(out, out_stride, a, b, scale, Write::Replace, threads);
+}
+
+enum Operand<'a> {
+    Plain(Window<'a>),
+    Transposed(Window<'a>),
+}
+
+#[allow(unsafe_code)]
+fn product(
+    out: &mut [f32],
+    out_stride: usize,
+    a: Window<'_>,
+    b: Operand<'_>,
+    scale: f32,
+    write: Write,
+    threads: Threads,
+) {
+    let (k, n, window, b_row_stride, b_col_stride) = match b {
+        Operand::Plain(b) => (b.rows, b.cols, b, b.stride as isize, 1),
+        Operand::Transposed(b) => (b.cols, b.rows, b, 1, b.stride as isize),
+    };
+    let m = a.rows;
+    assert_eq!(a.cols, k, "inner dimensions differ");
+    assert!(n <= out_stride || m <= 1, "rows of the destination overlap");
+    assert!(span(m, n, out_stride) <= out.len(), "destination too short");
+    if m == 0 || n == 0 {
+        return;
+    }
+    let parallelism = match threads {
+        Threads::One => Parallelism::None,
+        Threads::Pool => Parallelism::Rayon(0),
+    };
+    let add = write == Write::Add;
+    // SAFETY: every index the kernel forms lies in the spans that were checked against the
+    // slices' lengths, here for `out` and in `Window::new` for both operands; `out` is borrowed
+    // exclusively and f32 is `Copy` without invalid bit patterns.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            out_stride as isize,
+            add,
+            a.values.as_ptr(),
+            1,
+            a.stride as isize,
+            window.values.as_ptr(),
+            b_col_stride,
+            b_row_stride,
+            f32::from(add),
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    fn random(count: usize, seed: u64) -> Vec<f32> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn products_of_windows_equal_the_definition(
+            (m, k, n) in (0usize..20, 1usize..40, 0usize..30),
+            (pad_a, pad_b, pad_out) in (0usize..5, 0usize..5, 0usize..5),
+            add: bool,
+            transposed: bool,
+        ) {
+            let a_values = random(m * (k + pad_a), 1);
+            let (b_rows, b_cols) = if transposed { (n, k) } else { (k, n) };
+            let b_values = random(b_rows * (b_cols + pad_b), 2);
+            let before = random(m * (n + pad_out), 3);
+            let a = Window::new(&a_values, m, k, k + pad_a);
+            let b = Window::new(&b_values, b_rows, b_cols, b_cols + pad_b);
+            let mut out = before.clone();
+            let add = add && !transposed;
+            let write = if add { Write::Add } else { Write::Replace };
+            if transposed {
+                matmul_transposed(&mut out, n + pad_out, a, b, 0.5, Threads::One);
+            } else {
+                matmul(&mut out, n + pad_out, a, b, write, Threads::Pool);
+            }
+            for i in 0..m {
+                for j in 0..n + pad_out {
+                    let at = i * (n + pad_out) + j;
+                    if j >= n {
+                        prop_assert_eq!(out[at], before[at]);
+                        continue;
+                    }
+                    let b_at = |p: usize| if transposed { b.row(j)[p] } else { b.row(p)[j] };
+                    let mut want: f64 = (0..k).map(|p| f64::from(a.row(i)[p] * b_at(p))).sum();
+                    want *= if transposed { 0.5 } else { 1.0 };
+                    want += if add { f64::from(before[at]) } else { 0.0 };
+                    prop_assert!((f64::from(out[at]) - want).abs() < 1e-4);
+                }
+            }
+        }
+    }
+}

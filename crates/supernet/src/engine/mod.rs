@@ -1,0 +1,11 @@
+//! The transformer engine: f32, row-major, on `gemm` and rayon.
+//!
+//! Everything here works on windows of the super-network's matrices, so a sub-network costs
+//! what its own size costs. One level of parallelism: the rayon pool in which the caller runs.
+
+pub(crate) mod attention;
+pub(crate) mod elementwise;
+pub(crate) mod forward;
+pub(crate) mod head;
+pub(crate) mod matmul;
+pub(crate) mod rope;

@@ -1,0 +1,69 @@
+//! Rotary position embedding (2104.09864) in Hugging Face's half-rotation layout: channel `i`
+//! of a head turns together with channel `i + head_dim / 2`.
+
+use lathe_arch::ModelConfig;
+
+/// Cosines and sines of every position, `[positions, head_dim / 2]` each.
+pub struct RopeTable {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    half: usize,
+}
+
+impl RopeTable {
+    /// The angles of positions `0..positions`, computed in f64.
+    pub fn new(model: &ModelConfig, positions: usize) -> Self {
+        let frequencies = model.rope_frequencies();
+        let angles = (0..positions)
+            .flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
+        let (cos, sin) = angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
+        Self {
+            cos,
+            sin,
+            half: frequencies.len(),
+        }
+    }
+
+    /// Number of positions in the table.
+    pub fn positions(&self) -> usize {
+        self.cos.len() / self.half
+    }
+
+    /// Turns every head in `row`, `[heads, head_dim]`, to `position`.
+    pub fn rotate(&self, row: &mut [f32], position: usize) {
+        let cos = &self.cos[position * self.half..][..self.half];
+        let sin = &self.sin[position * self.half..][..self.half];
+        for head in row.chunks_exact_mut(2 * self.half) {
+            let (low, high) = head.split_at_mut(self.half);
+            for i in 0..self.half {
+                let (a, b) = (low[i], high[i]);
+                low[i] = a * cos[i] - b * sin[i];
+                high[i] = b * cos[i] + a * sin[i];
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_depend_on_the_distance_alone() {
+        let model = ModelConfig::smollm2_135m();
+        let table = RopeTable::new(&model, 100);
+        let vector = |seed: f32| {
+            (0..64)
+                .map(|i| (i as f32 * seed).sin())
+                .collect::<Vec<f32>>()
+        };
+        let score = |a: usize, b: usize| {
+            let (mut q, mut k) = (vector(0.3), vector(0.7));
+            table.rotate(&mut q, a);
+            table.rotate(&mut k, b);
+            q.iter().zip(&k).map(|(q, k)| q * k).sum::<f32>()
+        };
+        assert!((score(10, 4) - score(90, 84)).abs() < 1e-3);
+        assert!((score(10, 4) - score(10, 5)).abs() > 1e-3);
+    }
+}

@@ -1,0 +1,88 @@
+use std::path::PathBuf;
+
+use lathe_arch::ArchError;
+
+/// What can go wrong between a checkpoint and a score.
+#[derive(Debug, thiserror::Error)]
+pub enum SupernetError {
+    /// The sub-network does not fit the model.
+    #[error(transparent)]
+    Arch(#[from] ArchError),
+    /// A pruned sub-network was asked of a super-network without calibration.
+    #[error(
+        "the super-network has no calibration, so it can only be used whole: calibrate it first"
+    )]
+    NotCalibrated,
+    /// A calibration was made for other dimensions.
+    #[error("calibration has {found} {what}, the model has {expected}: calibrate this model anew")]
+    CalibrationMismatch {
+        /// What was counted.
+        what: &'static str,
+        /// Count in the calibration.
+        found: usize,
+        /// Count in the model.
+        expected: usize,
+    },
+    /// A number in a calibration file is not usable.
+    #[error(
+        "calibration: layer {layer}, {block}: channel {channel} is {value}, expected a finite number"
+    )]
+    CalibrationValue {
+        /// Layer index, from 0.
+        layer: usize,
+        /// `attention` or `mlp`.
+        block: &'static str,
+        /// Channel index, from 0.
+        channel: usize,
+        /// The value found.
+        value: f64,
+    },
+    /// A token id is outside the vocabulary.
+    #[error("token id {token} at position {position} is outside the vocabulary of {vocab_size}")]
+    Token {
+        /// The id.
+        token: u32,
+        /// Its position in the input.
+        position: usize,
+        /// Size of the vocabulary.
+        vocab_size: usize,
+    },
+    /// A sequence is longer than the model's context.
+    #[error("{tokens} tokens are more than the model's context of {context}")]
+    TooLong {
+        /// Tokens asked for.
+        tokens: usize,
+        /// `max_position_embeddings`.
+        context: usize,
+    },
+    /// There is not enough text for what was asked.
+    #[error(
+        "the {split} text gives {found} windows of {window} tokens, {wanted} are needed: give more text or ask for fewer tokens"
+    )]
+    TooLittleText {
+        /// Which part of the text.
+        split: &'static str,
+        /// Windows found.
+        found: usize,
+        /// Tokens of a window.
+        window: usize,
+        /// Windows wanted.
+        wanted: usize,
+    },
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{path}: {message}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and field where known.
+        message: String,
+    },
+}

@@ -1,0 +1,183 @@
+//! Text for calibration, for the search and for the final score: three parts that share no
+//! passage.
+
+use std::ops::Range;
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use crate::SupernetError;
+use crate::checkpoint::Tokenizer;
+
+/// Passages of a corpus in three disjoint parts, drawn by passage with a fixed seed.
+pub struct TextSplits {
+    passages: Vec<String>,
+}
+
+/// The parts and their shares of the passages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// For importance and biases: 30 %.
+    Calibration,
+    /// What the search minimises: 30 %.
+    Search,
+    /// What is reported: 40 %.
+    Test,
+}
+
+impl Split {
+    fn name(self) -> &'static str {
+        match self {
+            Split::Calibration => "calibration",
+            Split::Search => "search",
+            Split::Test => "test",
+        }
+    }
+
+    fn range(self, passages: usize) -> Range<usize> {
+        let (calibration, search) = (passages * 3 / 10, passages * 6 / 10);
+        match self {
+            Split::Calibration => 0..calibration,
+            Split::Search => calibration..search,
+            Split::Test => search..passages,
+        }
+    }
+}
+
+impl TextSplits {
+    /// Shuffles the passages with `seed`. Empty and repeated passages are dropped first, so that
+    /// no passage can stand in two parts.
+    pub fn new(passages: impl IntoIterator<Item = String>, seed: u64) -> Self {
+        let mut passages: Vec<String> = passages
+            .into_iter()
+            .map(|passage| passage.trim().to_owned())
+            .filter(|passage| !passage.is_empty())
+            .collect();
+        passages.sort();
+        passages.dedup();
+        passages.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        Self { passages }
+    }
+
+    /// The passages of one part.
+    pub fn passages(&self, split: Split) -> &[String] {
+        &self.passages[split.range(self.passages.len())]
+    }
+
+    /// The first `windows` windows of `window_len` tokens of one part, passages joined by blank
+    /// lines. A larger number of windows contains the smaller.
+    ///
+    /// # Errors
+    /// When the part has too little text.
+    pub fn windows(
+        &self,
+        split: Split,
+        tokenizer: &Tokenizer,
+        windows: usize,
+        window_len: usize,
+    ) -> Result<TokenWindows, SupernetError> {
+        let wanted = windows * (window_len + 1);
+        let mut tokens = Vec::with_capacity(wanted);
+        for passage in self.passages(split) {
+            if tokens.len() >= wanted {
+                break;
+            }
+            tokens.extend(tokenizer.encode(&format!("{passage}\n\n")));
+        }
+        let found = tokens.len() / (window_len + 1);
+        if found < windows {
+            return Err(SupernetError::TooLittleText {
+                split: split.name(),
+                found,
+                window: window_len,
+                wanted: windows,
+            });
+        }
+        tokens.truncate(wanted);
+        Ok(TokenWindows { tokens, window_len })
+    }
+}
+
+/// Windows of text to score: each has `window_len` inputs and the token that follows each input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenWindows {
+    tokens: Vec<u32>,
+    window_len: usize,
+}
+
+/// Some windows, run together.
+pub(crate) struct Batch {
+    /// `[windows * window_len]`
+    pub inputs: Vec<u32>,
+    /// The token after each input, `[windows * window_len]`.
+    pub targets: Vec<u32>,
+}
+
+impl TokenWindows {
+    /// Windows of `window_len` inputs from a run of tokens; what does not fill a window is left.
+    pub fn from_tokens(tokens: &[u32], window_len: usize) -> Self {
+        let whole = tokens.len() / (window_len + 1) * (window_len + 1);
+        Self {
+            tokens: tokens[..whole].to_vec(),
+            window_len,
+        }
+    }
+
+    /// Inputs of a window.
+    pub fn window_len(&self) -> usize {
+        self.window_len
+    }
+
+    /// Number of scored tokens.
+    pub fn token_count(&self) -> usize {
+        self.tokens.len() / (self.window_len + 1) * self.window_len
+    }
+
+    /// All tokens, windows one after another.
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The windows in batches of at most `max_tokens` (at least one window each).
+    pub(crate) fn batches(&self, max_tokens: usize) -> impl Iterator<Item = Batch> + '_ {
+        let windows = (max_tokens / self.window_len).max(1);
+        let batches = self.tokens.chunks(windows * (self.window_len + 1));
+        batches.map(|tokens| {
+            let windows = || tokens.chunks_exact(self.window_len + 1);
+            Batch {
+                inputs: windows()
+                    .flat_map(|w| &w[..self.window_len])
+                    .copied()
+                    .collect(),
+                targets: windows().flat_map(|w| &w[1..]).copied().collect(),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_parts_share_no_passage() {
+        let passages = (0..101).map(|i| format!("passage {}", i % 90));
+        let splits = TextSplits::new(passages, 1);
+        let parts = [Split::Calibration, Split::Search, Split::Test];
+        let all: Vec<&String> = parts.iter().flat_map(|p| splits.passages(*p)).collect();
+        assert_eq!(all.len(), 90);
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 90);
+    }
+
+    #[test]
+    fn targets_follow_inputs() {
+        let windows = TokenWindows::from_tokens(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 2);
+        let batch = windows.batches(4).next().unwrap();
+        assert_eq!(batch.inputs, [1, 2, 4, 5]);
+        assert_eq!(batch.targets, [2, 3, 5, 6]);
+        assert_eq!(windows.token_count(), 6);
+    }
+}
