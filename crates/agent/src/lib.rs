@@ -1,1 +1,206 @@
-//! The program that runs on the device: reads jobs, runs ONNX Runtime, streams JSON lines.
+//! The agent's protocol: JSON lines, requests on its standard input, answers on its standard
+//! output.
+//!
+//! The agent is the small program that runs on the device to be measured, and the only part of
+//! Lathe that touches ONNX Runtime. It says [`Answer::Hello`] first; then each [`Request`] is
+//! answered by any number of [`Answer::Samples`] and one last answer. A request that cannot be
+//! served is answered by [`Answer::Failed`] and the agent goes on; it ends when its input ends.
+//!
+//! ```
+//! use lathe_agent::{Job, MeasureJob, Pass, Request, SessionConfig};
+//!
+//! let request = Request {
+//!     id: 1,
+//!     job: Job::Measure(MeasureJob {
+//!         model: "model.onnx".into(),
+//!         session: SessionConfig { threads: 2 },
+//!         passes: vec![Pass { batch: 1, new_tokens: 1, past_tokens: 128, runs: 10, max_warmup_runs: 10 }],
+//!         vocab_size: 49152,
+//!         seed: 1,
+//!     }),
+//! };
+//! let line = serde_json::to_string(&request)?;
+//! assert_eq!(serde_json::from_str::<Request>(&line)?, request);
+//! # Ok::<(), serde_json::Error>(())
+//! ```
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the protocol; both sides must agree.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Most timed runs of one pass in one job.
+pub const MAX_RUNS: u32 = 10_000;
+
+/// Longest line of either side, in bytes.
+pub const MAX_LINE_BYTES: usize = 16 << 20;
+
+/// A job for the agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// Chosen by the caller; answers carry it.
+    pub id: u64,
+    /// What to do.
+    pub job: Job,
+}
+
+/// What the agent can do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// Time a model.
+    Measure(MeasureJob),
+    /// Generate text greedily, step by step.
+    Generate(GenerateJob),
+}
+
+/// How a session is set up. Threads spin during a run and rest between runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionConfig {
+    /// Threads inside an operator.
+    pub threads: usize,
+}
+
+/// Times one model at several passes. Inputs are filled by name and shape with seeded numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeasureJob {
+    /// The ONNX file on the device.
+    pub model: PathBuf,
+    /// Session set-up.
+    pub session: SessionConfig,
+    /// What to time, in this order.
+    pub passes: Vec<Pass>,
+    /// Token ids are drawn below this.
+    pub vocab_size: usize,
+    /// Seed of the inputs.
+    pub seed: u64,
+}
+
+/// One forward pass and how often to time it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pass {
+    /// Sequences side by side.
+    pub batch: usize,
+    /// New tokens of each sequence.
+    pub new_tokens: usize,
+    /// Tokens in the KV cache.
+    pub past_tokens: usize,
+    /// Timed runs.
+    pub runs: u32,
+    /// Runs are discarded until two in a row agree within 5 %, but at most this many.
+    pub max_warmup_runs: u32,
+}
+
+/// Greedy generation of one sequence with a KV cache.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GenerateJob {
+    /// The ONNX file on the device.
+    pub model: PathBuf,
+    /// Session set-up.
+    pub session: SessionConfig,
+    /// Token ids of the prompt.
+    pub prompt: Vec<i64>,
+    /// Tokens to generate.
+    pub max_new_tokens: usize,
+    /// Where to write all logits of all steps as little-endian f32, row after row.
+    pub logits: Option<PathBuf>,
+}
+
+/// What the agent says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The first line.
+    Hello(Hello),
+    /// Timings of one pass.
+    Samples(Samples),
+    /// A [`MeasureJob`] is done.
+    Measured(Measured),
+    /// A [`GenerateJob`] is done.
+    Generated(Generated),
+    /// A request could not be served.
+    Failed(Failed),
+}
+
+/// Who is speaking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`] of the agent.
+    pub protocol: u32,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// What ONNX Runtime says of its build.
+    pub runtime_build: String,
+    /// Operating system.
+    pub os: String,
+    /// Processor architecture.
+    pub arch: String,
+}
+
+/// Timings of one pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Samples {
+    /// The request.
+    pub id: u64,
+    /// Index of the pass in the request.
+    pub pass: usize,
+    /// Runs discarded as warm-up.
+    pub warmup_runs: u32,
+    /// Wall time of each run, in nanoseconds.
+    pub durations_ns: Vec<u64>,
+}
+
+/// The end of a [`MeasureJob`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The request.
+    pub id: u64,
+    /// Time to load the model, in nanoseconds.
+    pub load_ns: u64,
+    /// What else happened on the machine meanwhile.
+    pub environment: Environment,
+}
+
+/// The end of a [`GenerateJob`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Generated {
+    /// The request.
+    pub id: u64,
+    /// The new tokens.
+    pub tokens: Vec<i64>,
+    /// Wall time of the prefill, in nanoseconds: time to first token.
+    pub prefill_ns: u64,
+    /// Wall time of each decode step, in nanoseconds.
+    pub steps_ns: Vec<u64>,
+    /// Rows of logits written, when asked for.
+    pub logits_rows: usize,
+}
+
+/// A request that could not be served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// The request, when it could be read.
+    pub id: Option<u64>,
+    /// What went wrong.
+    pub message: String,
+}
+
+/// Changes of the machine's counters during a job. `None` where the system does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Environment {
+    /// Time in which some task waited for a processor, in microseconds (`/proc/pressure/cpu`).
+    pub cpu_pressure_us: Option<u64>,
+    /// Time the hypervisor took away, in clock ticks (`/proc/stat`).
+    pub steal_ticks: Option<u64>,
+    /// Times this process was put off its processor.
+    pub involuntary_switches: Option<u64>,
+    /// Largest resident memory of this process so far, in bytes.
+    pub peak_memory_bytes: Option<u64>,
+}

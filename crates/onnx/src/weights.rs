@@ -1,6 +1,6 @@
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, Normal};
+//! The interface by which a network gets its weights.
+
+use lathe_arch::{ModelConfig, SubnetConfig};
 
 /// A tensor of a network by what it does. Matrices are `[in, out]`, as `MatMul` reads them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -10,6 +10,8 @@ pub enum TensorRole {
     /// Gain of the norm before attention, `[hidden_size]`.
     InputNorm(usize),
     /// Query, key and value side by side, `[hidden_size, (heads + 2 kv_heads) * head_dim]`.
+    /// Query heads are in the order of their KV heads, `heads / kv_heads` for each; the rotary
+    /// embedding turns the first half of a head against its second half.
     QkvProj(usize),
     /// `[heads * head_dim, hidden_size]`
     OProj(usize),
@@ -27,6 +29,31 @@ pub enum TensorRole {
     LmHead,
 }
 
+impl TensorRole {
+    /// Shape of the tensor in `subnet`, or `None` when its block is removed.
+    pub fn shape(self, model: &ModelConfig, subnet: &SubnetConfig) -> Option<Vec<usize>> {
+        let (vocab, hidden) = (model.vocab_size, model.hidden_size);
+        let attention = |layer: usize| subnet.layers.get(layer).and_then(|l| l.attention);
+        let mlp = |layer: usize| subnet.layers.get(layer).and_then(|l| l.mlp);
+        Some(match self {
+            TensorRole::Embedding => vec![vocab, hidden],
+            TensorRole::LmHead => vec![hidden, vocab],
+            TensorRole::FinalNorm => vec![hidden],
+            TensorRole::InputNorm(layer) => attention(layer).map(|_| vec![hidden])?,
+            TensorRole::QkvProj(layer) => {
+                let block = attention(layer)?;
+                vec![hidden, (block.heads + 2 * block.kv_heads) * model.head_dim]
+            }
+            TensorRole::OProj(layer) => vec![attention(layer)?.heads * model.head_dim, hidden],
+            TensorRole::PostAttentionNorm(layer) => mlp(layer).map(|_| vec![hidden])?,
+            TensorRole::GateProj(layer) | TensorRole::UpProj(layer) => {
+                vec![hidden, mlp(layer)?.intermediate_size]
+            }
+            TensorRole::DownProj(layer) => vec![mlp(layer)?.intermediate_size, hidden],
+        })
+    }
+}
+
 /// One of a layer's two blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockKind {
@@ -38,17 +65,9 @@ pub enum BlockKind {
 
 /// Where a network's weights come from.
 pub trait WeightSource {
-    /// The values of a tensor, row-major.
+    /// The values of a tensor, row-major. It is asked for once, when it is written.
     fn tensor(&self, role: TensorRole) -> Vec<f32>;
 
     /// The constant `[hidden_size]` that a pruned or removed block adds to the residual stream.
     fn output_bias(&self, layer: usize, block: BlockKind) -> Option<Vec<f32>>;
-}
-
-/// Numbers for measuring: `count` values drawn from a normal distribution of mean 0 and standard
-/// deviation 0.02, which neither overflow nor become denormal in a chain.
-pub fn random_weights(count: usize, seed: u64) -> Vec<f32> {
-    let normal = Normal::new(0.0f32, 0.02).expect("0.02 is a valid standard deviation");
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..count).map(|_| normal.sample(&mut rng)).collect()
 }

@@ -31,6 +31,7 @@ mod file;
 mod generate;
 mod order;
 mod supernet;
+mod tensors;
 mod text;
 
 pub use calibration::{Calibration, ChannelStatistics, LayerStatistics};

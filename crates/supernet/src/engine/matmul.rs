@@ -54,7 +54,6 @@ impl<'a> Window<'a> {
     }
 
     /// Row `index`, `[cols]`.
-    #[cfg(test)]
     pub fn row(&self, index: usize) -> &'a [f32] {
         &self.values[index * self.stride..][..self.cols]
     }

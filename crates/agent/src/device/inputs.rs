@@ -1,0 +1,96 @@
+//! Inputs for a model, made from the names and shapes that it declares.
+
+use anyhow::{Context, bail, ensure};
+use ort::session::Session;
+use ort::value::{DynValue, Tensor, TensorElementType, ValueType};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+/// Most numbers of one input.
+const MAX_NUMBERS: i64 = 1 << 31;
+
+/// The sizes that a pass gives to the symbolic dimensions.
+#[derive(Clone, Copy)]
+pub struct Sizes {
+    pub batch: usize,
+    pub new_tokens: usize,
+    pub past_tokens: usize,
+}
+
+impl Sizes {
+    fn of(self, symbol: &str) -> anyhow::Result<i64> {
+        let total = self.past_tokens.checked_add(self.new_tokens);
+        let size = match symbol {
+            "batch_size" => self.batch,
+            "sequence_length" => self.new_tokens,
+            "past_sequence_length" => self.past_tokens,
+            "total_sequence_length" => total.context("the sequence is too long")?,
+            other => bail!("the model has an unknown dimension `{other}`"),
+        };
+        Ok(i64::try_from(size)?)
+    }
+}
+
+/// Random inputs of `sizes`, by input name.
+pub fn random(
+    session: &Session,
+    sizes: Sizes,
+    vocab_size: usize,
+    seed: u64,
+) -> anyhow::Result<Vec<(String, DynValue)>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut inputs = Vec::new();
+    for input in session.inputs() {
+        let name = input.name();
+        let (element, shape) =
+            shape(input.dtype(), sizes).with_context(|| format!("input `{name}`"))?;
+        let numbers = shape.iter().product::<i64>() as usize;
+        let value = match (element, name) {
+            (TensorElementType::Float32, _) => {
+                let values = (0..numbers).map(|_| StandardNormal.sample(&mut rng));
+                floats(&shape, values.collect())?
+            }
+            (TensorElementType::Int64, "attention_mask") => integers(&shape, vec![1; numbers])?,
+            (TensorElementType::Int64, "input_ids") => {
+                ensure!(vocab_size > 0, "`vocab_size` is 0");
+                let ids = (0..numbers).map(|_| rng.random_range(0..vocab_size) as i64);
+                integers(&shape, ids.collect())?
+            }
+            (other, _) => bail!("input `{name}` of type {other} is not known"),
+        };
+        inputs.push((name.to_owned(), value));
+    }
+    Ok(inputs)
+}
+
+pub fn floats(shape: &[i64], values: Vec<f32>) -> anyhow::Result<DynValue> {
+    Ok(Tensor::from_array((shape, values))?.into_dyn())
+}
+
+pub fn integers(shape: &[i64], values: Vec<i64>) -> anyhow::Result<DynValue> {
+    Ok(Tensor::from_array((shape, values))?.into_dyn())
+}
+
+/// Element type and shape of an input with its symbols bound.
+pub fn shape(declared: &ValueType, sizes: Sizes) -> anyhow::Result<(TensorElementType, Vec<i64>)> {
+    let ValueType::Tensor {
+        ty,
+        shape,
+        dimension_symbols,
+    } = declared
+    else {
+        bail!("it is not a tensor");
+    };
+    let mut bound = Vec::new();
+    let mut numbers = 1i64;
+    for (size, symbol) in shape.iter().zip(dimension_symbols.iter()) {
+        let size = if *size < 0 { sizes.of(symbol)? } else { *size };
+        numbers = numbers
+            .checked_mul(size)
+            .filter(|n| *n <= MAX_NUMBERS)
+            .with_context(|| format!("more than {MAX_NUMBERS} numbers"))?;
+        bound.push(size);
+    }
+    Ok((*ty, bound))
+}

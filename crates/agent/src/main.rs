@@ -1,0 +1,106 @@
+//! The agent program. See the library for its protocol.
+
+use std::io::{BufRead, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use lathe_agent::{Answer, Failed, Hello, Job, MAX_LINE_BYTES, PROTOCOL_VERSION, Request};
+use ort::environment::Environment;
+
+mod device;
+
+/// Runs ONNX models on this device for Lathe: jobs come in as JSON lines, answers go out.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// ONNX Runtime's shared library.
+    #[arg(long, env = "ORT_DYLIB_PATH", value_name = "PATH")]
+    ort_lib: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match start(&arguments).and_then(|runtime| serve(&runtime)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let message = format!("{error:#}");
+            let failed = Failed { id: None, message };
+            // When even this line cannot be written, the parent is gone.
+            let _gone = say(&Answer::Failed(failed));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> anyhow::Result<Environment> {
+    let library = &arguments.ort_lib;
+    let unloadable = |error: String| {
+        anyhow::anyhow!(
+            "ONNX Runtime's library {} cannot be loaded: {error}",
+            library.display()
+        )
+    };
+    let builder = ort::init_from(library).map_err(|error| unloadable(error.to_string()))?;
+    let runtime = builder.with_name("lathe").with_telemetry(false).build();
+    let runtime = runtime.map_err(|error| unloadable(error.to_string()))?;
+    runtime.set_log_level(ort::logging::LogLevel::Error);
+    say(&Answer::Hello(Hello {
+        protocol: PROTOCOL_VERSION,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime_build: ort::info().to_owned(),
+        os: std::env::consts::OS.to_owned(),
+        arch: std::env::consts::ARCH.to_owned(),
+    }))?;
+    Ok(runtime)
+}
+
+/// Serves requests until the input ends.
+fn serve(runtime: &Environment) -> anyhow::Result<()> {
+    let mut input = std::io::stdin().lock();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let limit = MAX_LINE_BYTES as u64;
+        input.by_ref().take(limit).read_until(b'\n', &mut line)?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        if line.len() == MAX_LINE_BYTES {
+            anyhow::bail!("a request is longer than {MAX_LINE_BYTES} bytes");
+        }
+        answer(runtime, &line)?;
+    }
+}
+
+fn answer(runtime: &Environment, line: &[u8]) -> anyhow::Result<()> {
+    let request: Request = match serde_json::from_slice(line) {
+        Ok(request) => request,
+        Err(error) => {
+            let message = format!("the request cannot be read: {error}");
+            return say(&Answer::Failed(Failed { id: None, message }));
+        }
+    };
+    let id = request.id;
+    let outcome = match &request.job {
+        Job::Measure(job) => device::measure(runtime, id, job, &mut |samples| {
+            say(&Answer::Samples(samples))
+        })
+        .map(Answer::Measured),
+        Job::Generate(job) => device::generate(runtime, id, job).map(Answer::Generated),
+    };
+    say(&outcome.unwrap_or_else(|error| {
+        Answer::Failed(Failed {
+            id: Some(id),
+            message: format!("{error:#}"),
+        })
+    }))
+}
+
+fn say(answer: &Answer) -> anyhow::Result<()> {
+    let mut output = std::io::stdout().lock();
+    serde_json::to_writer(&mut output, answer)?;
+    output.write_all(b"\n")?;
+    output.flush()?;
+    Ok(())
+}

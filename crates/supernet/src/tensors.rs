@@ -1,0 +1,97 @@
+//! A sub-network's own tensors, copied out of the super-network for an export.
+
+use crate::cut::{CutAttention, CutMlp, Subnet};
+use crate::engine::matmul::Window;
+
+/// Matrices are row-major `[in, out]`. Methods of a layer give `None` where the block was removed.
+impl Subnet<'_> {
+    /// `[vocab_size, hidden_size]`
+    pub fn embed_tokens(&self) -> Vec<f32> {
+        self.supernet().embedding().to_vec()
+    }
+
+    /// `[hidden_size, vocab_size]`
+    pub fn lm_head(&self) -> Vec<f32> {
+        side_by_side(&[self.supernet().lm_head()])
+    }
+
+    /// Gain of the final norm, `[hidden_size]`.
+    pub fn final_norm(&self) -> Vec<f32> {
+        self.supernet().final_norm().to_vec()
+    }
+
+    /// Gain of the norm before attention, `[hidden_size]`.
+    pub fn input_norm(&self, layer: usize) -> Option<Vec<f32>> {
+        Some(self.attention(layer)?.norm.to_vec())
+    }
+
+    /// Query, key and value side by side, `[hidden_size, (heads + 2 kv_heads) * head_dim]`.
+    pub fn qkv_proj(&self, layer: usize) -> Option<Vec<f32>> {
+        let attention = self.attention(layer)?;
+        let mut parts = attention.q.clone();
+        parts.extend([attention.k, attention.v]);
+        Some(side_by_side(&parts))
+    }
+
+    /// `[heads * head_dim, hidden_size]`
+    pub fn o_proj(&self, layer: usize) -> Option<Vec<f32>> {
+        let parts = &self.attention(layer)?.o;
+        Some(
+            parts
+                .iter()
+                .flat_map(|part| side_by_side(&[*part]))
+                .collect(),
+        )
+    }
+
+    /// The constant that a pruned attention block adds, `[hidden_size]`.
+    pub fn attention_bias(&self, layer: usize) -> Option<Vec<f32>> {
+        self.layer(layer).attention_bias.clone()
+    }
+
+    /// Gain of the norm before the MLP, `[hidden_size]`.
+    pub fn post_attention_norm(&self, layer: usize) -> Option<Vec<f32>> {
+        Some(self.mlp(layer)?.norm.to_vec())
+    }
+
+    /// `[hidden_size, intermediate_size]`
+    pub fn gate_proj(&self, layer: usize) -> Option<Vec<f32>> {
+        Some(side_by_side(&[self.mlp(layer)?.gate]))
+    }
+
+    /// `[hidden_size, intermediate_size]`
+    pub fn up_proj(&self, layer: usize) -> Option<Vec<f32>> {
+        Some(side_by_side(&[self.mlp(layer)?.up]))
+    }
+
+    /// `[intermediate_size, hidden_size]`
+    pub fn down_proj(&self, layer: usize) -> Option<Vec<f32>> {
+        Some(side_by_side(&[self.mlp(layer)?.down]))
+    }
+
+    /// The constant that a pruned MLP block adds, `[hidden_size]`.
+    pub fn mlp_bias(&self, layer: usize) -> Option<Vec<f32>> {
+        self.layer(layer).mlp_bias.clone()
+    }
+
+    fn attention(&self, layer: usize) -> Option<&CutAttention<'_>> {
+        self.layer(layer).attention.as_ref()
+    }
+
+    fn mlp(&self, layer: usize) -> Option<&CutMlp<'_>> {
+        self.layer(layer).mlp.as_ref()
+    }
+}
+
+/// The windows' columns next to each other; all have the same number of rows.
+fn side_by_side(parts: &[Window<'_>]) -> Vec<f32> {
+    let rows = parts.first().map_or(0, Window::row_count);
+    let width: usize = parts.iter().map(Window::col_count).sum();
+    let mut out = Vec::with_capacity(rows * width);
+    for row in 0..rows {
+        for part in parts {
+            out.extend_from_slice(part.row(row));
+        }
+    }
+    out
+}
