@@ -1,17 +1,26 @@
 //! Copies of one block in series, as they stand in a network: what a block is priced by.
 
-use lathe_arch::{BlockShape, FullShapes, ModelConfig};
+use lathe_arch::{AttentionConfig, BlockShape, FullShapes, MlpConfig, ModelConfig};
 
 use crate::OnnxError;
 use crate::block::{self, AttentionInputs, Residual};
 use crate::graph::{BATCH, Dim, GraphBuilder, Plan, SEQUENCE};
 use crate::proto::ElementType;
+use crate::rotary::{Rotary, RotaryTable};
+
+/// Rotary tables stand inside a chain's graph, and a protobuf message holds less than 2 GiB.
+const MAX_ROTARY_BYTES: u64 = 1 << 30;
 
 /// `copies` copies of one block with weights of their own, one after another.
 ///
 /// Inputs are `root` and `skip` `[batch_size, sequence_length, hidden_size]` (the two halves of
-/// the residual stream) and, for attention, `attention_mask` and the copies' KV caches. The
-/// weights lie in a data file that chains share; see [`crate::write_random_data`].
+/// the residual stream) and, for attention, `attention_mask` and for every copy `i`
+/// `past_key_values.{i}.key` and `.value`; outputs are `root_out`, `skip_out` and
+/// `present.{i}.key` and `.value`. The weights lie in a data file that chains share; see
+/// [`crate::write_random_data`].
+///
+/// A block that is smaller than the model's carries its bias, which the norm of the next copy
+/// adds: each copy more adds one bias, the last copy's is left out.
 pub struct Chain<'a> {
     /// The model whose block it is.
     pub model: &'a ModelConfig,
@@ -25,28 +34,24 @@ pub struct Chain<'a> {
 
 impl Chain<'_> {
     pub(crate) fn plan(&self, data_file: &str) -> Result<Plan, OnnxError> {
-        let model = self.model;
+        self.model.validate()?;
         let mut graph = GraphBuilder::new(data_file);
-        let stream = [BATCH, SEQUENCE, Dim::Fixed(model.hidden_size)];
+        let stream = [BATCH, SEQUENCE, Dim::Fixed(self.model.hidden_size)];
         let mut residual = Residual {
             root: graph.input("root", ElementType::Float, &stream),
             skip: Some(graph.input("skip", ElementType::Float, &stream)),
             bias: None,
         };
-        let full = FullShapes::of(model);
+        // Declared before the caches, so that they come first among the outputs.
+        for name in ["root_out", "skip_out"] {
+            graph.output(name, ElementType::Float, &stream);
+        }
         match self.block {
             BlockShape::Attention(shape) if self.copies > 0 => {
-                let shared = AttentionInputs::new(&mut graph, model, self.positions);
-                for copy in 0..self.copies {
-                    block::attention(&mut graph, &mut residual, &shared, model, copy, shape);
-                    residual.add_bias(pruned_bias(model, shape != full.attention));
-                }
+                self.attention(&mut graph, &mut residual, shape)?;
             }
             BlockShape::Mlp(shape) if self.copies > 0 => {
-                for copy in 0..self.copies {
-                    block::mlp(&mut graph, &mut residual, model, copy, shape);
-                    residual.add_bias(pruned_bias(model, shape != full.mlp));
-                }
+                self.mlp(&mut graph, &mut residual, shape);
             }
             BlockShape::Attention(_) | BlockShape::Mlp(_) | BlockShape::EmbeddingAndHead => {
                 return Err(OnnxError::EmptyChain {
@@ -55,26 +60,58 @@ impl Chain<'_> {
                 });
             }
         }
-        let outputs = [Some(residual.root), residual.skip];
-        for (name, value) in ["root_out", "skip_out"]
-            .iter()
-            .zip(outputs.into_iter().flatten())
-        {
-            graph.output(name, ElementType::Float, &stream);
-            graph.push(
-                &format!("/{name}"),
-                "",
-                "Identity",
-                &[&value],
-                &[name],
-                vec![],
-            );
+        graph.rename(&residual.root, "root_out");
+        if let Some(skip) = residual.skip {
+            graph.rename(&skip, "skip_out");
         }
-        Ok(graph.finish(&[]))
+        graph.finish(&[("lathe.block", &self.block.to_string())])
+    }
+
+    fn attention(
+        &self,
+        graph: &mut GraphBuilder,
+        residual: &mut Residual,
+        shape: AttentionConfig,
+    ) -> Result<(), OnnxError> {
+        let rotary = Rotary::new(self.model, self.positions);
+        self.check_rotary_bytes()?;
+        let shared = AttentionInputs::new(graph, &rotary, inline);
+        let is_pruned = shape != FullShapes::of(self.model).attention;
+        for copy in 0..self.copies {
+            block::attention(graph, residual, &shared, self.model, copy, shape);
+            residual.add_bias(self.placeholder_bias(is_pruned));
+        }
+        Ok(())
+    }
+
+    fn mlp(&self, graph: &mut GraphBuilder, residual: &mut Residual, shape: MlpConfig) {
+        let is_pruned = shape != FullShapes::of(self.model).mlp;
+        for copy in 0..self.copies {
+            block::mlp(graph, residual, self.model, copy, shape);
+            residual.add_bias(self.placeholder_bias(is_pruned));
+        }
+    }
+
+    fn check_rotary_bytes(&self) -> Result<(), OnnxError> {
+        let bytes = (self.positions as u64).saturating_mul(4 * self.model.head_dim as u64);
+        if bytes > MAX_ROTARY_BYTES {
+            return Err(OnnxError::TooLarge {
+                what: "the rotary tables of a chain",
+                bytes,
+                limit: MAX_ROTARY_BYTES,
+            });
+        }
+        Ok(())
+    }
+
+    /// Room for a bias in the data file, whose numbers the chain takes as they are.
+    fn placeholder_bias(&self, is_pruned: bool) -> Option<Vec<f32>> {
+        is_pruned.then(|| vec![0.0; self.model.hidden_size])
     }
 }
 
-/// A pruned block is priced with its bias.
-fn pruned_bias(model: &ModelConfig, is_pruned: bool) -> Option<Vec<f32>> {
-    is_pruned.then(|| vec![0.01; model.hidden_size])
+/// A chain's rotary tables cannot lie in its data file, which is random.
+fn inline(graph: &mut GraphBuilder, name: &str, table: RotaryTable) -> String {
+    let values: Vec<f32> = table.rows().flatten().collect();
+    graph.floats(name, &table.shape(), &values)
 }

@@ -58,7 +58,9 @@ pub enum OnnxError {
         limit: u64,
     },
     /// The disk has no room for a file.
-    #[error("{path}: the disk is full, the file needs {bytes} bytes: free space or write elsewhere")]
+    #[error(
+        "{path}: the disk is full, the file needs {bytes} bytes: free space or write elsewhere"
+    )]
     DiskFull {
         /// The file.
         path: PathBuf,

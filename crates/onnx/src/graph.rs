@@ -1,13 +1,17 @@
 //! Puts a graph together and plans where its weights lie in the data file.
 
+use crate::OnnxError;
 use crate::proto::{
     Attribute, Dimension, DimensionValue, ElementType, Graph, Model, Node, OperatorSetId, Shape,
     StringStringEntry, Tensor, TensorType, Type, ValueInfo,
 };
+use crate::rotary::RotaryTable;
 use crate::weights::TensorRole;
 
 /// Weights begin on multiples of this, so that a runtime can map them page by page.
 const ALIGNMENT: u64 = 4096;
+/// Offsets are signed 64-bit numbers in ONNX Runtime.
+const MAX_DATA_BYTES: u64 = i64::MAX as u64;
 
 /// A dimension of an input or output.
 #[derive(Clone, Copy)]
@@ -23,21 +27,25 @@ pub(crate) const PAST: Dim = Dim::Symbol("past_sequence_length");
 pub(crate) const TOTAL: Dim = Dim::Symbol("total_sequence_length");
 
 /// What fills one stretch of the data file.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) enum External {
     /// The weight source's values.
     Weight(TensorRole),
-    /// These values.
+    /// A bias: these values.
     Values(Vec<f32>),
+    /// A rotary table, which is no parameter.
+    Rotary(RotaryTable),
 }
 
 /// One tensor in the data file.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) struct ExternalTensor {
     pub content: External,
     pub shape: Vec<usize>,
     /// First byte in the data file.
     pub offset: u64,
+    /// Bytes of its values.
+    pub bytes: u64,
 }
 
 /// A finished graph and the plan of its data file.
@@ -52,7 +60,8 @@ pub(crate) struct GraphBuilder {
     graph: Graph,
     external: Vec<ExternalTensor>,
     data_file: String,
-    next_offset: u64,
+    /// End of the last tensor in the data file; `u64::MAX` when there are too many.
+    data_bytes: u64,
 }
 
 impl GraphBuilder {
@@ -65,7 +74,7 @@ impl GraphBuilder {
             },
             external: Vec::new(),
             data_file: data_file.to_owned(),
-            next_offset: 0,
+            data_bytes: 0,
         }
     }
 
@@ -89,9 +98,16 @@ impl GraphBuilder {
         self.external(name, External::Values(values), &shape)
     }
 
+    /// A rotary table in the data file.
+    pub fn rotary(&mut self, name: &str, table: RotaryTable) -> String {
+        let shape = table.shape();
+        self.external(name.to_owned(), External::Rotary(table), &shape)
+    }
+
     fn external(&mut self, name: String, content: External, shape: &[usize]) -> String {
-        let offset = self.next_offset.next_multiple_of(ALIGNMENT);
-        let length = 4 * shape.iter().product::<usize>() as u64;
+        let offset = self.data_bytes.checked_next_multiple_of(ALIGNMENT);
+        let offset = offset.unwrap_or(u64::MAX);
+        let length = float_bytes(shape);
         let entry = |key: &str, value: String| StringStringEntry {
             key: key.to_owned(),
             value,
@@ -112,8 +128,9 @@ impl GraphBuilder {
             content,
             shape: shape.to_vec(),
             offset,
+            bytes: length,
         });
-        self.next_offset = offset + length;
+        self.data_bytes = offset.saturating_add(length);
         name
     }
 
@@ -123,8 +140,8 @@ impl GraphBuilder {
         self.inline(name, ElementType::Int64, shape, bytes.collect())
     }
 
-    /// A table of floats inside the model file.
-    pub fn table(&mut self, name: &str, shape: &[usize], values: &[f32]) -> String {
+    /// Floats inside the model file.
+    pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> String {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes());
         self.inline(name, ElementType::Float, shape, bytes.collect())
     }
@@ -181,7 +198,27 @@ impl GraphBuilder {
         });
     }
 
-    pub fn finish(self, metadata: &[(&str, &str)]) -> Plan {
+    /// Gives the value `from` another name.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        let nodes = self.graph.node.iter_mut();
+        let names = nodes.flat_map(|node| node.input.iter_mut().chain(&mut node.output));
+        for name in names.filter(|name| *name == from) {
+            to.clone_into(name);
+        }
+    }
+
+    /// The finished graph.
+    ///
+    /// # Errors
+    /// When the data file is too long to have offsets.
+    pub fn finish(self, metadata: &[(&str, &str)]) -> Result<Plan, OnnxError> {
+        if self.data_bytes > MAX_DATA_BYTES {
+            return Err(OnnxError::TooLarge {
+                what: "the weights",
+                bytes: self.data_bytes,
+                limit: MAX_DATA_BYTES,
+            });
+        }
         let opset = |domain: &str, version| OperatorSetId {
             domain: domain.to_owned(),
             version,
@@ -190,7 +227,7 @@ impl GraphBuilder {
             key: (*key).to_owned(),
             value: (*value).to_owned(),
         };
-        Plan {
+        Ok(Plan {
             model: Model {
                 ir_version: 10,
                 producer_name: "lathe".to_owned(),
@@ -200,8 +237,8 @@ impl GraphBuilder {
                 metadata_props: metadata.iter().map(entry).collect(),
             },
             external: self.external,
-            data_bytes: self.next_offset,
-        }
+            data_bytes: self.data_bytes,
+        })
     }
 }
 
@@ -224,6 +261,13 @@ pub(crate) fn integer(name: &str, value: i64) -> Attribute {
         r#type: 2,
         ..Attribute::default()
     }
+}
+
+/// Bytes of a float tensor, `u64::MAX` when there are more.
+fn float_bytes(shape: &[usize]) -> u64 {
+    shape
+        .iter()
+        .fold(4, |bytes: u64, dim| bytes.saturating_mul(*dim as u64))
 }
 
 fn dims(shape: &[usize]) -> Vec<i64> {

@@ -24,13 +24,16 @@ mod chain;
 mod error;
 mod graph;
 mod network;
+mod random;
+mod rotary;
 mod weights;
 mod write;
 
 pub use chain::Chain;
 pub use error::OnnxError;
 pub use network::{LogitRows, Network};
-pub use weights::{BlockKind, TensorRole, WeightSource, random_weights};
+pub use random::{RandomWeights, random_weights};
+pub use weights::{BlockKind, TensorRole, WeightSource};
 pub use write::{Written, chain_data_bytes, write_chain, write_network, write_random_data};
 
 /// Name of the graph in a model folder.

@@ -3,8 +3,9 @@
 use lathe_arch::{ModelConfig, SubnetConfig};
 
 use crate::block::{self, AttentionInputs, Residual};
-use crate::graph::{BATCH, Dim, GraphBuilder, Plan, SEQUENCE, integer};
+use crate::graph::{BATCH, Dim, GraphBuilder, Plan, SEQUENCE, TOTAL, integer};
 use crate::proto::ElementType;
+use crate::rotary::Rotary;
 use crate::weights::{BlockKind, TensorRole, WeightSource};
 use crate::{DATA_FILE, OnnxError};
 
@@ -13,11 +14,15 @@ use crate::{DATA_FILE, OnnxError};
 pub enum LogitRows {
     /// Every position: `[batch_size, sequence_length, vocab_size]`.
     All,
-    /// Only the last, all that generation needs: `[batch_size, 1, vocab_size]`.
+    /// Only the last, all that generation needs: `[batch_size, 1, vocab_size]`. Sequences side
+    /// by side must have the same length.
     Last,
 }
 
 /// A sub-network to be written.
+///
+/// The biases of pruned and removed blocks are added up into the next norm that runs, so a norm
+/// has at most one, and a removed block costs nothing.
 ///
 /// Inputs are `input_ids` and `attention_mask` (i64), and `past_key_values.{i}.key` and `.value`
 /// `[batch, kv_heads_i, past, head_dim]` for every layer `i` that has attention; outputs are
@@ -35,32 +40,13 @@ pub struct Network<'a> {
 
 impl Network<'_> {
     pub(crate) fn plan(&self) -> Result<Plan, OnnxError> {
+        self.model.validate()?;
         self.subnet.check(self.model)?;
-        let model = self.model;
         let mut graph = GraphBuilder::new(DATA_FILE);
         let ids = graph.input("input_ids", ElementType::Int64, &[BATCH, SEQUENCE]);
-        let has_attention = self.subnet.layers.iter().any(|l| l.attention.is_some());
-        let positions = model.max_position_embeddings;
-        let shared = has_attention.then(|| AttentionInputs::new(&mut graph, model, positions));
-        if shared.is_none() {
-            // genai always feeds the mask.
-            graph.input(
-                "attention_mask",
-                ElementType::Int64,
-                &[BATCH, crate::graph::TOTAL],
-            );
-        }
-        // The logits come first among the outputs, so the caches are declared after them.
-        let rows = match self.logit_rows {
-            LogitRows::All => SEQUENCE,
-            LogitRows::Last => Dim::Fixed(1),
-        };
-        graph.output(
-            "logits",
-            ElementType::Float,
-            &[BATCH, rows, Dim::Fixed(model.vocab_size)],
-        );
-        let shape = [model.vocab_size, model.hidden_size];
+        let shared = self.attention_inputs(&mut graph);
+        self.declare_logits(&mut graph);
+        let shape = [self.model.vocab_size, self.model.hidden_size];
         let name = "model.embed_tokens.weight".to_owned();
         let embedding = graph.weight(name, TensorRole::Embedding, &shape);
         let node = "/model/embed_tokens/Gather";
@@ -69,27 +55,70 @@ impl Network<'_> {
             skip: None,
             bias: None,
         };
-        for (layer, blocks) in self.subnet.layers.iter().enumerate() {
-            if let (Some(attention), Some(shared)) = (blocks.attention, &shared) {
-                block::attention(&mut graph, &mut residual, shared, model, layer, attention);
-            }
-            residual.add_bias(self.weights.output_bias(layer, BlockKind::Attention));
-            if let Some(mlp) = blocks.mlp {
-                block::mlp(&mut graph, &mut residual, model, layer, mlp);
-            }
-            residual.add_bias(self.weights.output_bias(layer, BlockKind::Mlp));
-        }
-        let norm = format!(
-            "/model/layers.{}/final_norm_layernorm",
-            model.num_hidden_layers
-        );
-        let normed = residual.norm(&mut graph, &norm, TensorRole::FinalNorm, model);
+        self.layers(&mut graph, &mut residual, shared.as_ref())?;
+        let layers = self.model.num_hidden_layers;
+        let norm = format!("/model/layers.{layers}/final_norm_layernorm");
+        let normed = residual.norm(&mut graph, &norm, TensorRole::FinalNorm, self.model);
         self.head(&mut graph, &normed, &embedding);
-        let subnet = serde_json::to_string(self.subnet).unwrap_or_default();
-        Ok(graph.finish(&[
+        let subnet = serde_json::to_string(self.subnet)
+            .expect("a sub-network is numbers, words and lists, all of which JSON has");
+        graph.finish(&[
             ("lathe.model", &self.subnet.model),
             ("lathe.subnet", &subnet),
-        ]))
+        ])
+    }
+
+    /// The mask is declared even where no block reads it, because genai always feeds it.
+    fn attention_inputs(&self, graph: &mut GraphBuilder) -> Option<AttentionInputs> {
+        if self.subnet.layers.iter().any(|l| l.attention.is_some()) {
+            let rotary = Rotary::new(self.model, self.model.max_position_embeddings);
+            return Some(AttentionInputs::new(graph, &rotary, GraphBuilder::rotary));
+        }
+        graph.input("attention_mask", ElementType::Int64, &[BATCH, TOTAL]);
+        None
+    }
+
+    /// The logits come first among the outputs, so the caches are declared after them.
+    fn declare_logits(&self, graph: &mut GraphBuilder) {
+        let rows = match self.logit_rows {
+            LogitRows::All => SEQUENCE,
+            LogitRows::Last => Dim::Fixed(1),
+        };
+        let shape = [BATCH, rows, Dim::Fixed(self.model.vocab_size)];
+        graph.output("logits", ElementType::Float, &shape);
+    }
+
+    fn layers(
+        &self,
+        graph: &mut GraphBuilder,
+        residual: &mut Residual,
+        shared: Option<&AttentionInputs>,
+    ) -> Result<(), OnnxError> {
+        for (layer, blocks) in self.subnet.layers.iter().enumerate() {
+            if let (Some(attention), Some(shared)) = (blocks.attention, shared) {
+                block::attention(graph, residual, shared, self.model, layer, attention);
+            }
+            residual.add_bias(self.bias(layer, BlockKind::Attention)?);
+            if let Some(mlp) = blocks.mlp {
+                block::mlp(graph, residual, self.model, layer, mlp);
+            }
+            residual.add_bias(self.bias(layer, BlockKind::Mlp)?);
+        }
+        Ok(())
+    }
+
+    fn bias(&self, layer: usize, block: BlockKind) -> Result<Option<Vec<f32>>, OnnxError> {
+        let bias = self.weights.output_bias(layer, block);
+        let expected = self.model.hidden_size;
+        match bias.as_ref().map(Vec::len) {
+            Some(found) if found != expected => Err(OnnxError::BiasLength {
+                layer,
+                block,
+                found,
+                expected,
+            }),
+            Some(_) | None => Ok(bias),
+        }
     }
 
     fn head(&self, graph: &mut GraphBuilder, normed: &str, embedding: &str) {
@@ -101,50 +130,39 @@ impl Network<'_> {
                 graph.node("/lm_head/Gather", "Gather", &[normed, &last], axis)
             }
         };
-        let tied = self.model.tie_word_embeddings;
-        let logits = match (tied, self.logit_rows) {
-            // One copy of the matrix serves both ends.
-            (true, LogitRows::Last) => {
-                let transposed = vec![integer("transB", 1)];
-                graph.node("/lm_head/Gemm", "Gemm", &[&rows, embedding], transposed)
-            }
-            (true, LogitRows::All) => {
-                let head = graph.node("/lm_head/Transpose", "Transpose", &[embedding], vec![]);
-                graph.node("/lm_head/MatMul", "MatMul", &[&rows, &head], vec![])
-            }
-            (false, _) => {
-                let shape = [self.model.hidden_size, self.model.vocab_size];
-                let head = graph.weight(
-                    "lm_head.MatMul.weight".to_owned(),
-                    TensorRole::LmHead,
-                    &shape,
-                );
-                graph.node("/lm_head/MatMul", "MatMul", &[&rows, &head], vec![])
-            }
-        };
-        match self.logit_rows {
-            LogitRows::All => {
-                graph.push(
-                    "/lm_head/Identity",
-                    "",
-                    "Identity",
-                    &[&logits],
-                    &["logits"],
-                    vec![],
-                );
-            }
+        let logits = self.project(graph, &rows, embedding);
+        let logits = match self.logit_rows {
+            LogitRows::All => logits,
             LogitRows::Last => {
                 let axis = graph.integers("/lm_head/constants/axis", &[1], &[1]);
-                let inputs = [logits.as_str(), axis.as_str()];
-                graph.push(
-                    "/lm_head/Unsqueeze",
-                    "",
-                    "Unsqueeze",
-                    &inputs,
-                    &["logits"],
-                    vec![],
-                );
+                let node = "/lm_head/Unsqueeze";
+                graph.node(node, "Unsqueeze", &[&logits, &axis], vec![])
             }
-        }
+        };
+        graph.rename(&logits, "logits");
+    }
+
+    /// The product with the head's matrix. A tied matrix is stored once: `Gemm` reads it as it
+    /// is, which at one row costs what `MatMul` costs. `Gemm` has two dimensions and the
+    /// reshaping around it costs 5 % at 128 rows, so many rows take a transposed copy, which
+    /// ONNX Runtime makes once, when it loads the model.
+    fn project(&self, graph: &mut GraphBuilder, rows: &str, embedding: &str) -> String {
+        let model = self.model;
+        let head = match (model.tie_word_embeddings, self.logit_rows) {
+            (true, LogitRows::Last) => {
+                let transposed = vec![integer("transB", 1)];
+                let inputs = [rows, embedding];
+                return graph.node("/lm_head/Gemm", "Gemm", &inputs, transposed);
+            }
+            (true, LogitRows::All) => {
+                graph.node("/lm_head/Transpose", "Transpose", &[embedding], vec![])
+            }
+            (false, LogitRows::All | LogitRows::Last) => {
+                let name = "lm_head.MatMul.weight".to_owned();
+                let shape = [model.hidden_size, model.vocab_size];
+                graph.weight(name, TensorRole::LmHead, &shape)
+            }
+        };
+        graph.node("/lm_head/MatMul", "MatMul", &[rows, &head], vec![])
     }
 }

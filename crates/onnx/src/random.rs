@@ -108,7 +108,10 @@ mod tests {
         let role = TensorRole::OProj(1);
         assert_eq!(source(3).tensor(role), source(3).tensor(role));
         assert_ne!(source(3).tensor(role), source(4).tensor(role));
-        assert_ne!(source(3).tensor(role), source(3).tensor(TensorRole::OProj(2)));
+        assert_ne!(
+            source(3).tensor(role),
+            source(3).tensor(TensorRole::OProj(2))
+        );
         assert_eq!(source(3).output_bias(0, BlockKind::Mlp), None);
     }
 

@@ -1,14 +1,15 @@
 //! Model files on disk, written atomically and one tensor at a time.
 
 use std::fs;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use prost::Message;
 use tempfile::NamedTempFile;
 
 use crate::graph::{External, ExternalTensor, Plan};
-use crate::weights::{WeightSource, random_weights};
+use crate::random::random_weights;
+use crate::weights::WeightSource;
 use crate::{Chain, DATA_FILE, MODEL_FILE, Network, OnnxError};
 
 /// What was written.
@@ -16,23 +17,33 @@ use crate::{Chain, DATA_FILE, MODEL_FILE, Network, OnnxError};
 pub struct Written {
     /// Bytes of all files.
     pub bytes: u64,
-    /// Numbers in weights, gains and biases.
+    /// Numbers in weights, gains and biases as stored: a tied matrix counts once, and so do
+    /// biases that meet in one norm.
     pub parameters: u64,
+    /// Weights, gains and biases as stored.
+    pub tensors: usize,
 }
 
-/// Writes `model.onnx` and `model.onnx.data` into `folder`, which is made if need be.
+/// Writes `model.onnx` and `model.onnx.data` into `folder`, which is made if need be. The graph
+/// takes its name last, when its weights are in place.
 ///
 /// # Errors
 /// When the sub-network does not fit the model, the weight source gives a wrong number of
-/// values, or the disk does not take the files.
+/// values, or the disk does not take the files. What was there before stays until the new file
+/// is whole.
 pub fn write_network(folder: &Path, network: &Network<'_>) -> Result<Written, OnnxError> {
     let plan = network.plan()?;
-    fs::create_dir_all(folder).map_err(|source| io(folder, source))?;
-    write_data(&folder.join(DATA_FILE), &plan, network.weights)?;
+    fs::create_dir_all(folder).map_err(|source| OnnxError::from_io(folder, 0, source))?;
+    let path = folder.join(DATA_FILE);
+    write_atomically(&path, plan.data_bytes, |file| {
+        write_data(file, &path, &plan, network.weights)
+    })?;
     let model_bytes = write_model(&folder.join(MODEL_FILE), &plan)?;
+    let sizes = plan.external.iter().filter_map(parameters);
     Ok(Written {
         bytes: plan.data_bytes + model_bytes,
-        parameters: parameters(&plan),
+        parameters: sizes.clone().sum(),
+        tensors: sizes.count(),
     })
 }
 
@@ -60,108 +71,125 @@ pub fn chain_data_bytes(chain: &Chain<'_>) -> Result<u64, OnnxError> {
 /// # Errors
 /// When the disk does not take the file.
 pub fn write_random_data(path: &Path, bytes: u64, seed: u64) -> Result<(), OnnxError> {
-    const CHUNK: usize = 1 << 20;
-    let numbers = usize::try_from(bytes.div_ceil(4)).unwrap_or(usize::MAX);
-    write_atomically(path, |file| {
-        for (index, start) in (0..numbers).step_by(CHUNK).enumerate() {
-            let count = CHUNK.min(numbers - start);
-            write_floats(
-                file,
-                &random_weights(count, seed.wrapping_add(index as u64)),
-            )?;
+    const CHUNK: u64 = 1 << 20;
+    let numbers = bytes.div_ceil(4);
+    write_atomically(path, bytes, |file| {
+        for chunk in 0..numbers.div_ceil(CHUNK) {
+            let count = CHUNK.min(numbers - chunk * CHUNK) as usize;
+            let values = random_weights(count, seed.wrapping_add(chunk));
+            write_floats(file, &values)
+                .map_err(|source| OnnxError::from_io(path, bytes, source))?;
         }
         Ok(())
     })
 }
 
-fn parameters(plan: &Plan) -> u64 {
-    let sizes = plan
-        .external
-        .iter()
-        .map(|tensor| tensor.shape.iter().product::<usize>());
-    sizes.sum::<usize>() as u64
+/// Numbers in a stored tensor, if it is a parameter.
+fn parameters(tensor: &ExternalTensor) -> Option<u64> {
+    match tensor.content {
+        External::Weight(_) | External::Values(_) => Some(tensor.bytes / 4),
+        External::Rotary(_) => None,
+    }
 }
 
 fn write_model(path: &Path, plan: &Plan) -> Result<u64, OnnxError> {
-    let bytes = plan.model.encode_to_vec();
-    write_atomically(path, |file| file.write_all(&bytes))?;
-    Ok(bytes.len() as u64)
+    let message = plan.model.encode_to_vec();
+    let bytes = message.len() as u64;
+    write_atomically(path, bytes, |file| {
+        file.write_all(&message)
+            .map_err(|source| OnnxError::from_io(path, bytes, source))
+    })?;
+    Ok(bytes)
 }
 
-fn write_data(path: &Path, plan: &Plan, weights: &dyn WeightSource) -> Result<(), OnnxError> {
-    let mut wrong_length = None;
-    write_atomically(path, |file| {
-        let mut position = 0;
-        for tensor in &plan.external {
-            let zeros = vec![0; (tensor.offset - position) as usize];
-            file.write_all(&zeros)?;
-            match values(tensor, weights) {
-                Ok(values) => write_floats(file, &values)?,
-                Err(error) => {
-                    wrong_length = Some(error);
-                    return Err(std::io::Error::other("a weight has a wrong length"));
+/// Writes the tensors at their offsets, zeros between them.
+fn write_data(
+    out: &mut impl Write,
+    path: &Path,
+    plan: &Plan,
+    weights: &dyn WeightSource,
+) -> Result<(), OnnxError> {
+    let failed = |source| OnnxError::from_io(path, plan.data_bytes, source);
+    let mut position = 0;
+    for tensor in &plan.external {
+        // Less than the alignment.
+        let gap = vec![0; (tensor.offset - position) as usize];
+        out.write_all(&gap).map_err(failed)?;
+        match &tensor.content {
+            External::Weight(role) => {
+                let values = weights.tensor(*role);
+                check_length(tensor, *role, values.len())?;
+                write_floats(out, &values).map_err(failed)?;
+            }
+            External::Values(values) => write_floats(out, values).map_err(failed)?,
+            External::Rotary(table) => {
+                for row in table.rows() {
+                    write_floats(out, &row).map_err(failed)?;
                 }
             }
-            position = tensor.offset + 4 * tensor.shape.iter().product::<usize>() as u64;
         }
-        Ok(())
-    })
-    .map_err(|error| wrong_length.unwrap_or(error))
-}
-
-fn values(tensor: &ExternalTensor, weights: &dyn WeightSource) -> Result<Vec<f32>, OnnxError> {
-    let role = match &tensor.content {
-        External::Values(values) => return Ok(values.clone()),
-        External::Weight(role) => *role,
-    };
-    let values = weights.tensor(role);
-    let expected = tensor.shape.iter().product();
-    if values.len() != expected {
-        return Err(OnnxError::WeightLength {
-            role,
-            found: values.len(),
-            shape: tensor.shape.clone(),
-            expected,
-        });
-    }
-    Ok(values)
-}
-
-fn write_floats(file: &mut impl Write, values: &[f32]) -> std::io::Result<()> {
-    const CHUNK: usize = 1 << 14;
-    let mut bytes = Vec::with_capacity(4 * CHUNK);
-    for chunk in values.chunks(CHUNK) {
-        bytes.clear();
-        bytes.extend(chunk.iter().flat_map(|value| value.to_le_bytes()));
-        file.write_all(&bytes)?;
+        position = tensor.offset + tensor.bytes;
     }
     Ok(())
 }
 
-/// Writes beside `path`, flushes to the disk, then takes the name: a reader sees the whole file
-/// or none.
+fn check_length(
+    tensor: &ExternalTensor,
+    role: crate::TensorRole,
+    found: usize,
+) -> Result<(), OnnxError> {
+    let expected = tensor.shape.iter().product();
+    if found != expected {
+        return Err(OnnxError::WeightLength {
+            role,
+            found,
+            shape: tensor.shape.clone(),
+            expected,
+        });
+    }
+    Ok(())
+}
+
+fn write_floats(out: &mut impl Write, values: &[f32]) -> io::Result<()> {
+    const CHUNK: usize = 1 << 14;
+    let mut bytes = Vec::with_capacity(4 * CHUNK.min(values.len()));
+    for chunk in values.chunks(CHUNK) {
+        bytes.clear();
+        bytes.extend(chunk.iter().flat_map(|value| value.to_le_bytes()));
+        out.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+/// Writes a file of `bytes` bytes beside `path`, flushes it to the disk, then gives it the name:
+/// a reader sees the whole file or none.
 fn write_atomically(
     path: &Path,
-    write: impl FnOnce(&mut BufWriter<NamedTempFile>) -> std::io::Result<()>,
+    bytes: u64,
+    write: impl FnOnce(&mut BufWriter<NamedTempFile>) -> Result<(), OnnxError>,
 ) -> Result<(), OnnxError> {
+    let failed = |source| OnnxError::from_io(path, bytes, source);
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    let run = || {
-        let mut file = BufWriter::new(NamedTempFile::new_in(folder)?);
-        write(&mut file)?;
-        let file = file.into_inner().map_err(|error| error.into_error())?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    };
-    run().map_err(|source| io(path, source))
+    let mut file = BufWriter::new(temporary_file(folder).map_err(failed)?);
+    write(&mut file)?;
+    let file = file
+        .into_inner()
+        .map_err(|error| failed(error.into_error()))?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
 }
 
-fn io(path: &Path, source: std::io::Error) -> OnnxError {
-    OnnxError::Io {
-        path: path.to_owned(),
-        source,
-    }
+/// A file with the permissions of any other new file; a temporary one is its owner's alone.
+fn temporary_file(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    let builder = {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666))
+    };
+    builder.tempfile_in(folder)
 }

@@ -17,7 +17,7 @@ pub(crate) fn mlp(
     let (hidden, width) = (model.hidden_size, shape.intermediate_size);
     let norm = name("post_attention_layernorm");
     let normed = residual.norm(graph, &norm, TensorRole::PostAttentionNorm(layer), model);
-    let mut project = |graph: &mut GraphBuilder, part: &str, role, input: &str, shape: [usize; 2]| {
+    let project = |graph: &mut GraphBuilder, part: &str, role, input: &str, shape: [usize; 2]| {
         let weight = format!("model.layers.{layer}.mlp.{part}.MatMul.weight");
         let matrix = graph.weight(weight, role, &shape);
         let node = name(&format!("mlp/{part}/MatMul"));

@@ -83,8 +83,8 @@ fn plain_norm(
     epsilon: f32,
 ) -> String {
     let part = |op: &str| format!("{name}/{op}");
-    let two = graph.table(&part("two"), &[], &[2.0]);
-    let epsilon = graph.table(&part("epsilon"), &[], &[epsilon]);
+    let two = graph.floats(&part("two"), &[], &[2.0]);
+    let epsilon = graph.floats(&part("epsilon"), &[], &[epsilon]);
     let last_axis = graph.integers(&part("last_axis"), &[1], &[-1]);
     let keep = vec![integer("keepdims", 1)];
     let square = graph.node(&part("Pow"), "Pow", &[input, &two], vec![]);
