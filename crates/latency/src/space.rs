@@ -1,0 +1,57 @@
+//! Prices of a whole search space, laid out for a search: array look-ups and additions.
+
+use lathe_arch::{BlockShape, SearchSpace, Workload};
+
+use crate::predict::Price;
+use crate::{LatencyError, LatencyTable};
+
+/// Prices of every choice of a search space at one workload.
+pub struct SpacePrices {
+    base: [f64; 2],
+    attention: Vec<[f64; 2]>,
+    mlp: Vec<[f64; 2]>,
+}
+
+impl SpacePrices {
+    /// Looks up every choice of `space`.
+    ///
+    /// # Errors
+    /// When a choice was not measured or the workload lies outside the table.
+    pub fn new(
+        table: &LatencyTable,
+        space: &SearchSpace,
+        workload: &Workload,
+    ) -> Result<Self, LatencyError> {
+        let both = |price: Price| [price.prefill_us, price.decode_us];
+        let price = |block: Option<BlockShape>| match block {
+            Some(block) => table.price(&block, workload).map(both),
+            None => Ok([0.0; 2]),
+        };
+        let attention = space.attention().iter();
+        let mlp = space.mlp().iter();
+        Ok(Self {
+            base: price(Some(BlockShape::EmbeddingAndHead))?,
+            attention: attention
+                .map(|choice| price(choice.map(BlockShape::Attention)))
+                .collect::<Result<_, _>>()?,
+            mlp: mlp
+                .map(|choice| price(choice.map(BlockShape::Mlp)))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Time to first token and time per output token of a genome, in microseconds.
+    ///
+    /// # Panics
+    /// When the genome is not one of the space.
+    #[inline]
+    pub fn ttft_and_tpot_us(&self, genome: &[usize]) -> [f64; 2] {
+        let mut sum = self.base;
+        for genes in genome.chunks_exact(2) {
+            let (attention, mlp) = (self.attention[genes[0]], self.mlp[genes[1]]);
+            sum[0] += attention[0] + mlp[0];
+            sum[1] += attention[1] + mlp[1];
+        }
+        sum
+    }
+}
