@@ -34,7 +34,9 @@ pub use error::OnnxError;
 pub use network::{LogitRows, Network};
 pub use random::{RandomWeights, random_weights};
 pub use weights::{BlockKind, TensorRole, WeightSource};
-pub use write::{Written, chain_data_bytes, write_chain, write_network, write_random_data};
+pub use write::{
+    Written, chain_data_bytes, write_chain, write_network, write_network_graph, write_random_data,
+};
 
 /// Name of the graph in a model folder.
 pub const MODEL_FILE: &str = "model.onnx";

@@ -2,12 +2,12 @@
 
 use lathe_arch::{ModelConfig, SubnetConfig};
 
+use crate::OnnxError;
 use crate::block::{self, AttentionInputs, Residual};
 use crate::graph::{BATCH, Dim, GraphBuilder, Plan, SEQUENCE, TOTAL, integer};
 use crate::proto::ElementType;
 use crate::rotary::Rotary;
 use crate::weights::{BlockKind, TensorRole, WeightSource};
-use crate::{DATA_FILE, OnnxError};
 
 /// For which positions the LM head runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,10 +39,10 @@ pub struct Network<'a> {
 }
 
 impl Network<'_> {
-    pub(crate) fn plan(&self) -> Result<Plan, OnnxError> {
+    pub(crate) fn plan(&self, data_file: &str) -> Result<Plan, OnnxError> {
         self.model.validate()?;
         self.subnet.check(self.model)?;
-        let mut graph = GraphBuilder::new(DATA_FILE);
+        let mut graph = GraphBuilder::new(data_file);
         let ids = graph.input("input_ids", ElementType::Int64, &[BATCH, SEQUENCE]);
         let shared = self.attention_inputs(&mut graph);
         self.declare_logits(&mut graph);

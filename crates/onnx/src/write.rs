@@ -32,7 +32,7 @@ pub struct Written {
 /// values, or the disk does not take the files. What was there before stays until the new file
 /// is whole.
 pub fn write_network(folder: &Path, network: &Network<'_>) -> Result<Written, OnnxError> {
-    let plan = network.plan()?;
+    let plan = network.plan(DATA_FILE)?;
     fs::create_dir_all(folder).map_err(|source| OnnxError::from_io(folder, 0, source))?;
     let path = folder.join(DATA_FILE);
     write_atomically(&path, plan.data_bytes, |file| {
@@ -54,6 +54,23 @@ pub fn write_network(folder: &Path, network: &Network<'_>) -> Result<Written, On
 /// When the chain is empty or the disk does not take the file.
 pub fn write_chain(path: &Path, chain: &Chain<'_>, data_file: &str) -> Result<u64, OnnxError> {
     let plan = chain.plan(data_file)?;
+    write_model(path, &plan)?;
+    Ok(plan.data_bytes)
+}
+
+/// Writes a network's graph alone to `path`, for measuring: its weights are the first bytes of
+/// `data_file`, a file in the same folder written by [`write_random_data`]. Returns how many
+/// bytes of it are used. Every tensor there is random, gains and rotary tables too: the network
+/// costs what it costs with its own weights, and says nothing.
+///
+/// # Errors
+/// When the sub-network does not fit the model or the disk does not take the file.
+pub fn write_network_graph(
+    path: &Path,
+    network: &Network<'_>,
+    data_file: &str,
+) -> Result<u64, OnnxError> {
+    let plan = network.plan(data_file)?;
     write_model(path, &plan)?;
     Ok(plan.data_bytes)
 }
@@ -192,4 +209,61 @@ fn temporary_file(folder: &Path) -> io::Result<NamedTempFile> {
         builder.permissions(fs::Permissions::from_mode(0o666))
     };
     builder.tempfile_in(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use lathe_arch::{ModelConfig, SubnetConfig};
+
+    use super::*;
+    use crate::{LogitRows, RandomWeights};
+
+    /// A disk with room for so many bytes.
+    struct Disk(usize);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.0 == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let taken = bytes.len().min(self.0);
+            self.0 -= taken;
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_named_with_the_bytes_that_the_file_needs() {
+        let model = ModelConfig {
+            vocab_size: 50,
+            max_position_embeddings: 16,
+            ..ModelConfig::smollm2_135m()
+        };
+        let subnet = SubnetConfig::uniform(&model, None, None);
+        let weights = RandomWeights {
+            model: &model,
+            subnet: &subnet,
+            seed: 0,
+        };
+        let network = Network {
+            model: &model,
+            subnet: &subnet,
+            weights: &weights,
+            logit_rows: LogitRows::Last,
+        };
+        let plan = network.plan(DATA_FILE).unwrap();
+        let path = Path::new(DATA_FILE);
+        let all = plan.data_bytes as usize;
+        for room in [0, 100, 4096, all - 1] {
+            let error = write_data(&mut Disk(room), path, &plan, &weights).unwrap_err();
+            let message = error.to_string();
+            assert!(matches!(error, OnnxError::DiskFull { .. }), "{message}");
+            assert!(message.contains(&format!("{all} bytes")), "{message}");
+        }
+        write_data(&mut Disk(all), path, &plan, &weights).unwrap();
+    }
 }

@@ -1,0 +1,7 @@
+//! What a program that reads the written files relies on.
+
+mod chain;
+mod every_subnet;
+mod files;
+mod network;
+mod tiny;
