@@ -1,0 +1,98 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lathe_arch::ArchError;
+use lathe_latency::LatencyError;
+use lathe_onnx::OnnxError;
+
+/// What can go wrong between a plan and a table.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfilerError {
+    /// A sub-network or space does not fit the model.
+    #[error(transparent)]
+    Arch(#[from] ArchError),
+    /// The table is not sound or does not cover a question.
+    #[error(transparent)]
+    Latency(#[from] LatencyError),
+    /// A graph could not be written.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{path}: {message}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and field.
+        message: String,
+    },
+    /// The agent's program was not found.
+    #[error(
+        "the agent's program was not found beside {near}: build it with `cargo build --release -p lathe-agent`, or name it in LATHE_AGENT"
+    )]
+    NoAgent {
+        /// Where it was looked for.
+        near: PathBuf,
+    },
+    /// The agent could not be started.
+    #[error("{program}: {source}")]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The agent speaks another version of the protocol.
+    #[error("the agent speaks protocol {found}, this program {expected}: build both anew")]
+    Protocol {
+        /// The agent's version.
+        found: u32,
+        /// This program's version.
+        expected: u32,
+    },
+    /// The agent ended.
+    #[error("the agent ended unexpectedly{said}")]
+    AgentGone {
+        /// The last it said on its standard error.
+        said: String,
+    },
+    /// The agent said something that is not of the protocol.
+    #[error("the agent's answer cannot be used: {reason}")]
+    Answer {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The agent could not do the job.
+    #[error("the agent reports: {message}")]
+    Refused {
+        /// Its words.
+        message: String,
+    },
+    /// The agent did not answer in time.
+    #[error("the agent did not answer within {} s and was ended", limit.as_secs())]
+    Timeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// A journal belongs to another profile.
+    #[error(
+        "{path} was begun with other settings (device, runtime, model or plan): give another --out, or delete it to begin again"
+    )]
+    OtherJournal {
+        /// The journal.
+        path: PathBuf,
+    },
+    /// An earlier profile was not finished.
+    #[error("{path} holds an unfinished profile: go on with --resume, or delete it to begin again")]
+    Unfinished {
+        /// The journal.
+        path: PathBuf,
+    },
+}
