@@ -1,1 +1,52 @@
-//! Multi-objective optimisers over a discrete space, the Pareto front and the study store.
+//! Multi-objective optimisation of discrete problems whose evaluations are expensive.
+//!
+//! A [`Problem`] maps a genome (one choice per variable) to objectives, all minimised. A
+//! [`Searcher`] proposes genomes and is told their objectives; [`run`] drives one against the
+//! other and keeps every evaluation in a [`Study`], a crash-safe file from which an interrupted
+//! run goes on with the very same sequence.
+//!
+//! ```
+//! use std::convert::Infallible;
+//! use lathe_search::{Genome, NsgaII, NsgaOptions, Problem, Space, Study, pareto_front, run};
+//!
+//! /// Choose one of four sizes for ten parts: large ones cost time, small ones cost quality.
+//! struct Sizes(Space);
+//!
+//! impl Problem for Sizes {
+//!     type Error = Infallible;
+//!     fn space(&self) -> &Space { &self.0 }
+//!     fn objective_names(&self) -> &[&'static str] { &["time", "loss"] }
+//!     fn evaluate(&mut self, genome: &Genome) -> Result<Vec<f64>, Infallible> {
+//!         let time: usize = genome.iter().sum();
+//!         let loss: f64 = genome.iter().enumerate().map(|(i, g)| (i as f64) / (1.0 + *g as f64)).sum();
+//!         Ok(vec![time as f64, loss])
+//!     }
+//! }
+//!
+//! let mut problem = Sizes(Space::new(vec![4; 10])?);
+//! let mut searcher = NsgaII::new(problem.space(), NsgaOptions::default(), 1)?;
+//! let mut study = Study::in_memory(&problem, &searcher, 1)?;
+//! let evaluations = run(&mut problem, &mut searcher, &mut study, 100, |_| {})?;
+//! assert!(pareto_front(&evaluations).len() > 5);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod error;
+mod hypervolume;
+mod nsga2;
+mod pareto;
+mod problem;
+mod random;
+mod run;
+mod space;
+mod study;
+
+pub use error::SearchError;
+pub use hypervolume::hypervolume_2d;
+pub use nsga2::{NsgaII, NsgaOptions};
+pub use pareto::{crowding_distance, dominates, knee_point, non_dominated_sort, pareto_front};
+pub use problem::{Evaluation, Problem, Searcher};
+pub use random::RandomSearch;
+pub use run::{Progress, run};
+pub use space::{Genome, Space};
+pub use study::{Study, StudyHeader};

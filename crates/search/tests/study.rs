@@ -1,0 +1,191 @@
+//! What a study promises: nothing is lost, and a resumed run is the same run.
+
+use std::fmt;
+
+use lathe_search::{
+    Evaluation, Genome, NsgaII, NsgaOptions, Problem, RandomSearch, SearchError, Searcher, Space,
+    Study, StudyHeader, hypervolume_2d, run,
+};
+
+/// A multiple-choice knapsack: time against loss, with one evaluation that may fail.
+struct Knapsack {
+    space: Space,
+    fails_at: Option<usize>,
+    made: usize,
+}
+
+#[derive(Debug)]
+struct PowerCut;
+
+impl fmt::Display for PowerCut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "power cut")
+    }
+}
+
+impl std::error::Error for PowerCut {}
+
+impl Knapsack {
+    fn new(fails_at: Option<usize>) -> Self {
+        Self {
+            space: Space::new(vec![5; 20]).unwrap(),
+            fails_at,
+            made: 0,
+        }
+    }
+}
+
+impl Problem for Knapsack {
+    type Error = PowerCut;
+
+    fn space(&self) -> &Space {
+        &self.space
+    }
+
+    fn objective_names(&self) -> &[&'static str] {
+        &["time", "loss"]
+    }
+
+    fn fingerprint(&self) -> String {
+        "knapsack".to_owned()
+    }
+
+    fn evaluate(&mut self, genome: &Genome) -> Result<Vec<f64>, PowerCut> {
+        if self.fails_at == Some(self.made) {
+            return Err(PowerCut);
+        }
+        self.made += 1;
+        let time = genome
+            .iter()
+            .enumerate()
+            .map(|(i, g)| (1 + i % 3) as f64 * *g as f64);
+        let loss = genome
+            .iter()
+            .enumerate()
+            .map(|(i, g)| (1 + i % 7) as f64 / (1.0 + *g as f64));
+        Ok(vec![time.sum(), loss.sum()])
+    }
+}
+
+fn searcher(method: &str, seed: u64) -> Box<dyn Searcher> {
+    let space = Space::new(vec![5; 20]).unwrap();
+    let first: Vec<Genome> = (0..5).map(|level| vec![level; 20]).collect();
+    match method {
+        "random" => Box::new(RandomSearch::new(&space, &first, seed).unwrap()),
+        _ => {
+            let options = NsgaOptions {
+                first,
+                ..NsgaOptions::default()
+            };
+            Box::new(NsgaII::new(&space, options, seed).unwrap())
+        }
+    }
+}
+
+fn whole_run(method: &str, seed: u64, budget: usize) -> Vec<Evaluation> {
+    let mut problem = Knapsack::new(None);
+    let mut searcher = searcher(method, seed);
+    let mut study = Study::in_memory(&problem, &*searcher, seed).unwrap();
+    run(&mut problem, &mut *searcher, &mut study, budget, |_| {}).unwrap()
+}
+
+#[test]
+fn an_interrupted_run_resumes_to_the_same_sequence() {
+    for method in ["random", "nsga2"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("study.db");
+        let mut problem = Knapsack::new(Some(37));
+        let mut first = searcher(method, 3);
+        let header = StudyHeader::of(&problem, &*first, 3);
+        let mut study = Study::open_or_create(&path, &header, false).unwrap();
+        let stopped = run(&mut problem, &mut *first, &mut study, 80, |_| {});
+        assert!(matches!(
+            stopped,
+            Err(SearchError::Evaluation { index: 37, .. })
+        ));
+        drop(study);
+
+        let mut second = searcher(method, 3);
+        let mut problem = Knapsack::new(None);
+        let mut study = Study::open_or_create(&path, &header, true).unwrap();
+        let mut replayed = 0;
+        let count = |p: lathe_search::Progress<'_>| replayed += usize::from(p.is_replayed);
+        let resumed = run(&mut problem, &mut *second, &mut study, 80, count).unwrap();
+        assert_eq!(replayed, 37);
+        assert_eq!(resumed, whole_run(method, 3, 80));
+    }
+}
+
+#[test]
+fn a_study_of_something_else_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("study.db");
+    let header = StudyHeader::of(&Knapsack::new(None), &*searcher("random", 1), 1);
+    let mut study = Study::open_or_create(&path, &header, false).unwrap();
+    let evaluation = Evaluation {
+        genome: vec![0; 20],
+        objectives: vec![0.1 + 0.2, 1e-300],
+    };
+    study
+        .append(&evaluation, std::time::Duration::from_secs(1))
+        .unwrap();
+    drop(study);
+    assert_eq!(Study::open(&path).unwrap().evaluations(), [evaluation]);
+    let unasked = Study::open_or_create(&path, &header, false).err().unwrap();
+    assert!(unasked.to_string().contains("--resume"), "{unasked}");
+    let other = StudyHeader { seed: 2, ..header };
+    let other = Study::open_or_create(&path, &other, true).err().unwrap();
+    assert!(other.to_string().contains("seed"), "{other}");
+}
+
+#[test]
+fn files_that_are_not_studies_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("study.db");
+    let message = Study::open(&path).err().unwrap().to_string();
+    assert!(message.contains("no such file"), "{message}");
+    std::fs::write(&path, vec![7u8; 5000]).unwrap();
+    let message = Study::open(&path).err().unwrap().to_string();
+    assert!(message.contains("study.db"), "{message}");
+}
+
+#[test]
+fn not_a_number_stops_the_run_and_names_the_objective() {
+    struct Broken(Space);
+    impl Problem for Broken {
+        type Error = PowerCut;
+        fn space(&self) -> &Space {
+            &self.0
+        }
+        fn objective_names(&self) -> &[&'static str] {
+            &["time", "loss"]
+        }
+        fn evaluate(&mut self, _genome: &Genome) -> Result<Vec<f64>, PowerCut> {
+            Ok(vec![1.0, f64::NAN])
+        }
+    }
+    let mut problem = Broken(Space::new(vec![3]).unwrap());
+    let mut searcher = RandomSearch::new(problem.space(), &[], 1).unwrap();
+    let mut study = Study::in_memory(&problem, &searcher, 1).unwrap();
+    let stopped = run(&mut problem, &mut searcher, &mut study, 5, |_| {});
+    assert!(stopped.err().unwrap().to_string().contains("loss"));
+    assert!(study.evaluations().is_empty());
+}
+
+#[test]
+fn nsga2_beats_random_search_on_every_seed() {
+    let volume = |method: &str, seed: u64| {
+        let evaluations = whole_run(method, seed, 300);
+        let points: Vec<[f64; 2]> = evaluations
+            .iter()
+            .map(|e| [e.objectives[0], e.objectives[1]])
+            .collect();
+        hypervolume_2d(&points, [160.0, 80.0])
+    };
+    for seed in 0..5 {
+        assert!(
+            volume("nsga2", seed) > volume("random", seed),
+            "seed {seed}"
+        );
+    }
+}
