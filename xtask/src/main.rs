@@ -1,3 +1,37 @@
-//! The command line.
+//! Lathe's command line: parses, calls the crates, prints.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod arguments;
+mod commands;
+mod context;
+mod progress;
+
+/// Bad usage, bad input, or a step that failed.
+const FAILED: u8 = 2;
+/// Ctrl-C, as shells report it.
+const INTERRUPTED: i32 = 130;
+
+fn main() -> ExitCode {
+    let arguments = arguments::Arguments::parse();
+    // Files are written whole or not at all and journals line by line, so there is nothing to
+    // save: what is finished is on the disk already.
+    let handler = ctrlc::set_handler(|| {
+        eprintln!(
+            "\ninterrupted; what is finished is kept: run the same command again (with --resume where it has one) to go on"
+        );
+        std::process::exit(INTERRUPTED);
+    });
+    if let Err(error) = handler {
+        eprintln!("warning: Ctrl-C cannot be caught: {error}");
+    }
+    match commands::run(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}

@@ -1,1 +1,22 @@
-//! Joins the table, the super-network and the search into one job.
+//! Joins the latency table, the super-network and the search: the only place where they meet.
+//!
+//! [`Prepared`] is a model that is ready to be cut; [`SubnetProblem`] makes a search problem of
+//! it and a table; [`quickstart`] does the whole job.
+
+mod artefact;
+mod baseline;
+mod first;
+mod prepared;
+mod problem;
+mod quickstart;
+mod report;
+mod validation;
+
+pub use artefact::{read_subnet, write_front, write_json, write_yaml};
+pub use baseline::{UniformPruning, uniform_prunings};
+pub use first::first_genomes;
+pub use prepared::{Prepared, Progress, WINDOW_TOKENS, load_text};
+pub use problem::{LatencyObjective, SubnetProblem};
+pub use quickstart::{Effort, Quickstart, Summary, quickstart};
+pub use report::StudyReport;
+pub use validation::{PhaseValidation, Validation, validate};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::SupernetError;
 use crate::cut::Subnet;
-use crate::engine::forward::{self, NoObserver};
+use crate::engine::forward;
 use crate::engine::head;
 use crate::engine::rope::RopeTable;
 use crate::supernet::Supernet;
@@ -80,14 +80,7 @@ impl<'a> Evaluator<'a> {
         let mut before_layer = Vec::new();
         for layer in 0..self.supernet.model().num_hidden_layers {
             before_layer.push(x.clone());
-            forward::layer(
-                teacher,
-                layer,
-                &mut x,
-                self.seq_len,
-                &self.rope,
-                &mut NoObserver,
-            );
+            forward::layer(teacher, layer, &mut x, self.seq_len, &self.rope);
         }
         TeacherBatch {
             normed: head::final_norm(teacher, &x),
@@ -99,6 +92,14 @@ impl<'a> Evaluator<'a> {
     /// The super-network whose sub-networks it scores.
     pub fn supernet(&self) -> &'a Supernet {
         self.supernet
+    }
+
+    /// Tokens that are scored.
+    pub fn token_count(&self) -> usize {
+        self.batches
+            .iter()
+            .map(|batch| batch.text.targets.len())
+            .sum()
     }
 
     /// Perplexity alone.
@@ -143,14 +144,7 @@ impl<'a> Evaluator<'a> {
         };
         let mut x = batch.before_layer[first].clone();
         for layer in first..layers {
-            forward::layer(
-                subnet,
-                layer,
-                &mut x,
-                self.seq_len,
-                &self.rope,
-                &mut NoObserver,
-            );
+            forward::layer(subnet, layer, &mut x, self.seq_len, &self.rope);
         }
         head::final_norm(subnet, &x)
     }

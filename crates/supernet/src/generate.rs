@@ -2,7 +2,7 @@
 
 use crate::SupernetError;
 use crate::cut::Subnet;
-use crate::engine::forward::{self, LayerCache, NoObserver};
+use crate::engine::forward::{self, LayerCache};
 use crate::engine::head;
 use crate::engine::rope::RopeTable;
 use crate::evaluate::check_tokens;
@@ -17,7 +17,7 @@ pub fn logits(subnet: &Subnet<'_>, tokens: &[u32]) -> Result<Vec<f32>, SupernetE
     let rope = RopeTable::new(model, tokens.len());
     let mut x = forward::embed(subnet, tokens);
     for layer in 0..model.num_hidden_layers {
-        forward::layer(subnet, layer, &mut x, tokens.len(), &rope, &mut NoObserver);
+        forward::layer(subnet, layer, &mut x, tokens.len(), &rope);
     }
     Ok(head::logits(subnet, &head::final_norm(subnet, &x)))
 }

@@ -134,6 +134,11 @@ impl TokenWindows {
         self.tokens.len() / (self.window_len + 1) * self.window_len
     }
 
+    /// The first `count` tokens, or all there are.
+    pub fn first(&self, count: usize) -> &[u32] {
+        &self.tokens[..count.min(self.tokens.len())]
+    }
+
     /// All tokens, windows one after another.
     pub(crate) fn tokens(&self) -> &[u32] {
         &self.tokens

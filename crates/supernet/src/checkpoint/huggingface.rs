@@ -65,7 +65,7 @@ struct RawRope {
     original_max_position_embeddings: Option<usize>,
 }
 
-fn read_config(path: &Path) -> Result<ModelConfig, CheckpointError> {
+pub(super) fn read_config(path: &Path) -> Result<ModelConfig, CheckpointError> {
     let at = At(path);
     let raw: RawConfig = read_json(path)?;
     let unsupported = |field: &str, found: &str, supported: &str| {

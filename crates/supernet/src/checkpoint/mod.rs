@@ -41,3 +41,15 @@ impl Checkpoint {
         gguf::load(path)
     }
 }
+
+/// The dimensions of the model at `path`, a GGUF file or a Hugging Face folder, without its
+/// weights.
+///
+/// # Errors
+/// When the file is damaged, of an unknown architecture, or lacks something.
+pub fn read_config(path: &Path) -> Result<ModelConfig, CheckpointError> {
+    if path.is_dir() {
+        return huggingface::read_config(&path.join("config.json"));
+    }
+    gguf::read_config(path)
+}

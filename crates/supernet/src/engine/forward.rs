@@ -46,6 +46,18 @@ pub(crate) fn layer(
     x: &mut [f32],
     seq_len: usize,
     rope: &RopeTable,
+) {
+    attention_half(subnet, layer, x, seq_len, rope, &mut NoObserver);
+    mlp_half(subnet, layer, x, &mut NoObserver);
+}
+
+/// The attention block of a layer, or what is left of it.
+pub(crate) fn attention_half(
+    subnet: &Subnet<'_>,
+    layer: usize,
+    x: &mut [f32],
+    seq_len: usize,
+    rope: &RopeTable,
     observer: &mut dyn Observer,
 ) {
     let blocks = subnet.layer(layer);
@@ -62,6 +74,16 @@ pub(crate) fn layer(
     if let Some(bias) = &blocks.attention_bias {
         add_bias(x, bias);
     }
+}
+
+/// The MLP block of a layer, or what is left of it.
+pub(crate) fn mlp_half(
+    subnet: &Subnet<'_>,
+    layer: usize,
+    x: &mut [f32],
+    observer: &mut dyn Observer,
+) {
+    let blocks = subnet.layer(layer);
     if let Some(mlp) = &blocks.mlp {
         mlp_block(subnet, mlp, x, |rows| observer.mlp(layer, rows));
     }
@@ -105,12 +127,7 @@ pub(crate) fn layer_with_cache(
     if let Some(bias) = &blocks.attention_bias {
         add_bias(x, bias);
     }
-    if let Some(mlp) = &blocks.mlp {
-        mlp_block(subnet, mlp, x, |_| {});
-    }
-    if let Some(bias) = &blocks.mlp_bias {
-        add_bias(x, bias);
-    }
+    mlp_half(subnet, layer, x, &mut NoObserver);
 }
 
 fn rotate(rope: &RopeTable, rows: &mut [f32], width: usize, seq_len: usize, past_len: usize) {

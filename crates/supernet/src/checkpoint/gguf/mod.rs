@@ -18,12 +18,8 @@ use super::weights::{Role, TensorSource};
 use super::{Checkpoint, CheckpointError, ModelWeights, Tokenizer};
 
 pub(super) fn load(path: &Path) -> Result<Checkpoint, CheckpointError> {
-    let at = At(path);
-    let file = File::open(path).map_err(|source| at.io(source))?;
-    let size = file.metadata().map_err(|source| at.io(source))?.len();
-    let mut reader = BufReader::new(file);
-    let header = Header::read(&mut reader, size).map_err(|reason| at.damaged(reason))?;
-    let mut tensors = Tensors::new(path, reader.into_inner(), &header)?;
+    let (header, file) = open(path)?;
+    let mut tensors = Tensors::new(path, file, &header);
     let config = model_config(path, &header, &mut tensors)?;
     tensors.model = Some(config.clone());
     let weights = ModelWeights::read(&mut tensors, &config)?;
@@ -34,6 +30,20 @@ pub(super) fn load(path: &Path) -> Result<Checkpoint, CheckpointError> {
         weights,
         tokenizer,
     })
+}
+
+pub(super) fn read_config(path: &Path) -> Result<ModelConfig, CheckpointError> {
+    let (header, file) = open(path)?;
+    model_config(path, &header, &mut Tensors::new(path, file, &header))
+}
+
+fn open(path: &Path) -> Result<(Header, File), CheckpointError> {
+    let at = At(path);
+    let file = File::open(path).map_err(|source| at.io(source))?;
+    let size = file.metadata().map_err(|source| at.io(source))?.len();
+    let mut reader = BufReader::new(file);
+    let header = Header::read(&mut reader, size).map_err(|reason| at.damaged(reason))?;
+    Ok((header, reader.into_inner()))
 }
 
 /// Metadata fields by name, with errors that name them.
@@ -162,14 +172,14 @@ struct Tensors<'a> {
 }
 
 impl<'a> Tensors<'a> {
-    fn new(path: &'a Path, file: File, header: &'a Header) -> Result<Self, CheckpointError> {
+    fn new(path: &'a Path, file: File, header: &'a Header) -> Self {
         let tensors = header.tensors.iter();
-        Ok(Self {
+        Self {
             at: At(path),
             file,
             by_name: tensors.map(|info| (info.name.as_str(), info)).collect(),
             model: None,
-        })
+        }
     }
 
     fn info(&self, name: &str) -> Result<&'a TensorInfo, CheckpointError> {

@@ -1,0 +1,116 @@
+//! Files that commands leave behind, written atomically.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use lathe_arch::{ModelConfig, SubnetConfig};
+use lathe_search::Evaluation;
+use serde::Serialize;
+
+use crate::SubnetProblem;
+
+/// Largest sub-network file read.
+const MAX_SUBNET_BYTES: u64 = 16 << 20;
+
+/// Reads a sub-network and checks that it fits the model.
+///
+/// # Errors
+/// Names the file, and the line or the field that is wrong.
+pub fn read_subnet(path: &Path, model: &ModelConfig) -> anyhow::Result<SubnetConfig> {
+    let name = || path.display().to_string();
+    let len = fs::metadata(path).with_context(name)?.len();
+    anyhow::ensure!(
+        len <= MAX_SUBNET_BYTES,
+        "{}: {len} bytes, at most {MAX_SUBNET_BYTES} are read",
+        name()
+    );
+    let text = fs::read_to_string(path).with_context(name)?;
+    // An exported manifest also lists the kept units, which the order implies.
+    let mut value: serde_yaml::Value = serde_yaml::from_str(&text).with_context(name)?;
+    let kept = value
+        .as_mapping_mut()
+        .and_then(|fields| fields.remove("kept"));
+    let subnet: Result<SubnetConfig, _> = match kept {
+        Some(_) => serde_yaml::from_value(value),
+        // Read from the text, errors name the line.
+        None => serde_yaml::from_str(&text),
+    };
+    let subnet = subnet.with_context(name)?;
+    subnet.check(model).with_context(name)?;
+    Ok(subnet)
+}
+
+/// Writes a value as YAML.
+///
+/// # Errors
+/// When the disk does not take the file.
+pub fn write_yaml(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    write(path, &serde_yaml::to_string(value)?)
+}
+
+/// Writes a value as JSON.
+///
+/// # Errors
+/// When the disk does not take the file.
+pub fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    write(path, &format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// Writes a front as `front.yaml` (with the sub-networks) and `front.csv` into `folder`.
+///
+/// # Errors
+/// When the disk does not take the files.
+pub fn write_front(
+    folder: &Path,
+    problem: &SubnetProblem<'_>,
+    front: &[Evaluation],
+) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Member {
+        ttft_us: f64,
+        tpot_us: f64,
+        perplexity: f64,
+        parameters: u64,
+        subnet: SubnetConfig,
+    }
+    let mut members = Vec::new();
+    let mut csv = "ttft_us,tpot_us,perplexity,parameters\n".to_owned();
+    for evaluation in front {
+        let subnet = problem.search_space().decode(&evaluation.genome)?;
+        let [ttft_us, tpot_us] = problem.ttft_and_tpot_us(&evaluation.genome);
+        let member = Member {
+            ttft_us,
+            tpot_us,
+            perplexity: evaluation.objectives[1],
+            parameters: subnet.parameters(problem.model()),
+            subnet,
+        };
+        let Member {
+            perplexity,
+            parameters,
+            ..
+        } = &member;
+        csv += &format!("{ttft_us:.1},{tpot_us:.1},{perplexity:.4},{parameters}\n");
+        members.push(member);
+    }
+    write_yaml(&folder.join("front.yaml"), &members)?;
+    write(&folder.join("front.csv"), &csv)
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let run = || -> std::io::Result<()> {
+        fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    run().with_context(|| path.display().to_string())
+}

@@ -1,0 +1,141 @@
+//! Choosing a sub-network as a search problem.
+
+use std::str::FromStr;
+
+use lathe_arch::{ModelConfig, SearchSpace, Workload};
+use lathe_latency::{LatencyTable, SpacePrices};
+use lathe_search::{Genome, Problem, Space};
+use lathe_supernet::{Evaluator, SupernetError};
+
+/// Which predicted latency is minimised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LatencyObjective {
+    /// Time per output token.
+    Tpot,
+    /// Time to first token.
+    Ttft,
+    /// The whole workload.
+    Total,
+}
+
+impl FromStr for LatencyObjective {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "tpot" => Ok(Self::Tpot),
+            "ttft" => Ok(Self::Ttft),
+            "total" => Ok(Self::Total),
+            other => Err(format!("`{other}`: expected tpot, ttft or total")),
+        }
+    }
+}
+
+/// Predicted latency against perplexity, over the sub-networks of one super-network.
+pub struct SubnetProblem<'a> {
+    evaluator: &'a Evaluator<'a>,
+    search_space: SearchSpace,
+    space: Space,
+    prices: SpacePrices,
+    workload: Workload,
+    objective: LatencyObjective,
+    fingerprint: String,
+}
+
+impl<'a> SubnetProblem<'a> {
+    /// The problem of `search_space` with prices from `table`.
+    ///
+    /// # Errors
+    /// When the table lacks a choice of the space or does not cover the workload.
+    pub fn new(
+        evaluator: &'a Evaluator<'a>,
+        search_space: &SearchSpace,
+        table: &LatencyTable,
+        workload: Workload,
+        objective: LatencyObjective,
+    ) -> anyhow::Result<Self> {
+        let tokens = evaluator.token_count();
+        Ok(Self {
+            evaluator,
+            space: Space::new(search_space.cardinalities())?,
+            prices: SpacePrices::new(table, search_space, &workload)?,
+            fingerprint: format!(
+                "{} on {}, {workload}, {objective:?}, {tokens} tokens, table {:016x}",
+                table.model.name,
+                table.device.name,
+                table_digest(table),
+            ),
+            search_space: search_space.clone(),
+            workload,
+            objective,
+        })
+    }
+
+    /// The choices behind the genomes.
+    pub fn search_space(&self) -> &SearchSpace {
+        &self.search_space
+    }
+
+    /// The model's dimensions.
+    pub fn model(&self) -> &ModelConfig {
+        self.evaluator.supernet().model()
+    }
+
+    /// Predicted time to first token and time per output token of a genome, in microseconds.
+    pub fn ttft_and_tpot_us(&self, genome: &[usize]) -> [f64; 2] {
+        self.prices.ttft_and_tpot_us(genome)
+    }
+
+    /// The latency that is minimised, in microseconds.
+    pub fn latency_us(&self, genome: &[usize]) -> f64 {
+        let [ttft_us, tpot_us] = self.ttft_and_tpot_us(genome);
+        match self.objective {
+            LatencyObjective::Tpot => tpot_us,
+            LatencyObjective::Ttft => ttft_us,
+            LatencyObjective::Total => ttft_us + self.workload.decode_steps() as f64 * tpot_us,
+        }
+    }
+}
+
+impl Problem for SubnetProblem<'_> {
+    type Error = SupernetError;
+
+    fn space(&self) -> &Space {
+        &self.space
+    }
+
+    fn objective_names(&self) -> &[&'static str] {
+        &["latency_us", "perplexity"]
+    }
+
+    fn fingerprint(&self) -> String {
+        self.fingerprint.clone()
+    }
+
+    fn evaluate(&mut self, genome: &Genome) -> Result<Vec<f64>, SupernetError> {
+        let config = self.search_space.decode(genome)?;
+        let subnet = self.evaluator.supernet().cut(&config)?;
+        let perplexity = self.evaluator.perplexity(&subnet).perplexity();
+        // Beyond this a sub-network is as useless as any other, and an infinity would stop the
+        // search.
+        Ok(vec![
+            self.latency_us(genome),
+            perplexity.min(MAX_PERPLEXITY),
+        ])
+    }
+}
+
+/// Perplexities are capped here.
+const MAX_PERPLEXITY: f64 = 1e9;
+
+/// Tells tables apart: two profiles of one device differ in their prices.
+fn table_digest(table: &LatencyTable) -> u64 {
+    let bits = table
+        .entries
+        .iter()
+        .map(|entry| entry.latency.median_us.to_bits());
+    // FNV-1a over the prices: stable across versions of the standard library.
+    bits.fold(0xcbf2_9ce4_8422_2325, |hash, bits| {
+        (hash ^ bits).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

@@ -1,0 +1,319 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lathe_arch::Workload;
+use lathe_compress::LatencyObjective;
+
+/// Finds the smaller models inside a pretrained language model that run best on a device.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Fetch, profile, search, export, validate, report: the whole job
+    #[command(after_help = "Example: cargo xtask quickstart --quick")]
+    Quickstart(Quickstart),
+    /// Get the runtime, the default model and the data; offline afterwards
+    #[command(after_help = "Example: LATHE_CACHE=/data/lathe cargo xtask fetch")]
+    Fetch(Fetch),
+    /// List the devices and whether they are fit to measure
+    #[command(after_help = "Example: cargo xtask devices --json")]
+    Devices(Devices),
+    /// Measure every block of the search space and write a latency table
+    #[command(
+        after_help = "Example: cargo xtask profile --model smollm2-135m --out runs/table.yaml"
+    )]
+    Profile(Profile),
+    /// Predict a sub-network's latency from a table
+    #[command(
+        after_help = "Example: cargo xtask predict --table runs/table.yaml --subnet front/1.yaml --workload 128+64"
+    )]
+    Predict(Predict),
+    /// Measure held-out sub-networks whole and compare with the table's predictions
+    #[command(after_help = "Example: cargo xtask validate --table runs/table.yaml --subnets 20")]
+    Validate(Validate),
+    /// Score a sub-network: perplexity and KL divergence
+    #[command(after_help = "Example: cargo xtask evaluate --subnet chosen.yaml --task kl")]
+    Evaluate(Evaluate),
+    /// Search for the Pareto front of latency and perplexity
+    #[command(
+        after_help = "Example: cargo xtask search --table runs/table.yaml --evaluations 200 --study runs/study.db"
+    )]
+    Search(Search),
+    /// Write a sub-network as a folder that onnxruntime-genai loads
+    #[command(after_help = "Example: cargo xtask export --subnet chosen.yaml --out runs/chosen")]
+    Export(Export),
+    /// Write the HTML page of a study
+    #[command(after_help = "Example: cargo xtask report --study runs/study.db --out report.html")]
+    Report(Report),
+    /// Run all tests and print how many passed
+    #[command(after_help = "Example: cargo xtask test -- --test quickstart")]
+    Test(Test),
+}
+
+/// Where the model comes from.
+#[derive(Args)]
+pub struct ModelArguments {
+    /// Name in models/, a YAML of that kind, a GGUF file, or a Hugging Face folder
+    #[arg(long, default_value = "smollm2-135m", value_name = "NAME|PATH")]
+    pub model: String,
+    /// Text to work on instead of the fetched one: paragraphs, or JSON lines with a field "0"
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Tokens of the calibration
+    #[arg(long, default_value_t = 8192, value_name = "N")]
+    pub calibration_tokens: usize,
+}
+
+/// What runs the measurements.
+#[derive(Args)]
+pub struct DeviceArguments {
+    /// Name in devices/, or a YAML of that kind
+    #[arg(long, default_value = "local", value_name = "NAME|PATH")]
+    pub device: String,
+    /// ONNX Runtime's shared library, instead of the fetched one
+    #[arg(long, value_name = "PATH")]
+    pub ort_lib: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Quickstart {
+    #[command(flatten)]
+    pub model: ModelArguments,
+    #[command(flatten)]
+    pub device: DeviceArguments,
+    /// A few minutes instead of ten: wider intervals, fewer evaluations
+    #[arg(long)]
+    pub quick: bool,
+    /// Tokens of prompt and generation
+    #[arg(long, default_value = "128+64", value_name = "P+G")]
+    pub workload: Workload,
+    /// Evaluations of the search
+    #[arg(long, value_name = "N")]
+    pub evaluations: Option<usize>,
+    /// Where everything goes [default: runs/quickstart, or runs/quickstart-quick]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Fetch {
+    /// Model to fetch: a name in models/ or a YAML of that kind
+    #[arg(long, default_value = "smollm2-135m", value_name = "NAME|PATH")]
+    pub model: String,
+    /// ONNX Runtime's shared library, instead of the fetched one
+    #[arg(long, value_name = "PATH")]
+    pub ort_lib: Option<PathBuf>,
+    /// Print the paths as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Devices {
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Profile {
+    #[command(flatten)]
+    pub device: DeviceArguments,
+    /// Name in models/, a YAML of that kind, a GGUF file, or a Hugging Face folder
+    #[arg(long, default_value = "smollm2-135m", value_name = "NAME|PATH")]
+    pub model: String,
+    /// Fewer rounds and prompt lengths: wider intervals
+    #[arg(long)]
+    pub quick: bool,
+    /// Prompt lengths to measure, in tokens
+    #[arg(long, value_delimiter = ',', value_name = "N,N")]
+    pub prompt: Vec<usize>,
+    /// Rounds over all blocks
+    #[arg(long, value_name = "N")]
+    pub rounds: Option<usize>,
+    /// The table; raw samples go beside it [default: runs/<model>-<device>/table.yaml]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Go on with an unfinished profile
+    #[arg(long)]
+    pub resume: bool,
+    /// Print the table as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Predict {
+    /// The latency table
+    #[arg(long, value_name = "FILE")]
+    pub table: PathBuf,
+    /// The sub-network; the full model when absent
+    #[arg(long, value_name = "FILE")]
+    pub subnet: Option<PathBuf>,
+    /// Tokens of prompt and generation
+    #[arg(long, default_value = "128+64", value_name = "P+G")]
+    pub workload: Workload,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Validate {
+    #[command(flatten)]
+    pub device: DeviceArguments,
+    /// The latency table
+    #[arg(long, value_name = "FILE")]
+    pub table: PathBuf,
+    /// Held-out sub-networks to measure
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    pub subnets: usize,
+    /// Rounds over them
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub rounds: usize,
+    /// Seed of the draw
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// Tokens of prompt and generation
+    #[arg(long, default_value = "128+64", value_name = "P+G")]
+    pub workload: Workload,
+    /// Print as JSON, network by network
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is scored.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Task {
+    /// Perplexity
+    Perplexity,
+    /// Perplexity and KL divergence from the full model
+    Kl,
+}
+
+#[derive(Args)]
+pub struct Evaluate {
+    #[command(flatten)]
+    pub model: ModelArguments,
+    /// The sub-network; the full model when absent
+    #[arg(long, value_name = "FILE")]
+    pub subnet: Option<PathBuf>,
+    /// What is scored
+    #[arg(long, value_enum, default_value = "perplexity")]
+    pub task: Task,
+    /// Tokens to score
+    #[arg(long, default_value_t = 8192, value_name = "N")]
+    pub tokens: usize,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Search methods.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// NSGA-II, seeded with the full model and prunings of it
+    Nsga2,
+    /// Random search from the same first sub-networks: the control
+    Random,
+}
+
+#[derive(Args)]
+pub struct Search {
+    #[command(flatten)]
+    pub model: ModelArguments,
+    /// The latency table
+    #[arg(long, value_name = "FILE")]
+    pub table: PathBuf,
+    /// The method
+    #[arg(long, value_enum, default_value = "nsga2")]
+    pub method: Method,
+    /// Evaluations
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub evaluations: usize,
+    /// Members of the population
+    #[arg(long, default_value_t = 24, value_name = "N")]
+    pub population: usize,
+    /// Seed of the method
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// Tokens of each evaluation
+    #[arg(long, default_value_t = 2048, value_name = "N")]
+    pub tokens: usize,
+    /// Which latency is minimised: tpot, ttft or total
+    #[arg(long, default_value = "tpot", value_name = "WHICH")]
+    pub latency: LatencyObjective,
+    /// Tokens of prompt and generation
+    #[arg(long, default_value = "128+64", value_name = "P+G")]
+    pub workload: Workload,
+    /// The study; front.yaml and front.csv go beside it
+    #[arg(long, value_name = "FILE")]
+    pub study: PathBuf,
+    /// Go on with a study that holds evaluations
+    #[arg(long)]
+    pub resume: bool,
+    /// Print the front as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Formats of an export.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A folder for onnxruntime-genai
+    Onnx,
+}
+
+#[derive(Args)]
+pub struct Export {
+    #[command(flatten)]
+    pub model: ModelArguments,
+    /// The sub-network; the full model when absent
+    #[arg(long, value_name = "FILE")]
+    pub subnet: Option<PathBuf>,
+    /// The format
+    #[arg(long, value_enum, default_value = "onnx")]
+    pub format: Format,
+    /// The folder to write
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Report {
+    /// The study
+    #[arg(long, value_name = "FILE")]
+    pub study: PathBuf,
+    /// The latency table [default: table.yaml beside the study]
+    #[arg(long, value_name = "FILE")]
+    pub table: Option<PathBuf>,
+    /// Name in models/ or path, for its search space [default: the table's model]
+    #[arg(long, value_name = "NAME|PATH")]
+    pub model: Option<String>,
+    /// Tokens of prompt and generation
+    #[arg(long, default_value = "128+64", value_name = "P+G")]
+    pub workload: Workload,
+    /// The page
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+#[derive(Args)]
+pub struct Test {
+    /// Arguments for `cargo test`
+    #[arg(last = true)]
+    pub rest: Vec<String>,
+}

@@ -1,0 +1,41 @@
+use lathe_arch::SubnetConfig;
+use lathe_export::export_onnx;
+use lathe_fetch::Cache;
+use lathe_onnx::LogitRows;
+
+use super::print_json;
+use crate::arguments::{Export, Format};
+use crate::context;
+use crate::progress::Steps;
+
+pub fn run(arguments: &Export) -> anyhow::Result<()> {
+    let cache = Cache::from_env()?;
+    let mut steps = Steps::new();
+    let folder = context::model_folder(&cache, &arguments.model.model);
+    let prepared = context::prepare(&cache, &arguments.model, &folder, &mut steps)?;
+    let subnet = match &arguments.subnet {
+        Some(path) => lathe_compress::read_subnet(path, prepared.model())?,
+        None => SubnetConfig::full(prepared.model()).named(&prepared.name),
+    };
+    let cut = prepared.supernet.cut(&subnet)?;
+    steps.show("writing", 0, 1);
+    let exported = match arguments.format {
+        Format::Onnx => export_onnx(
+            &arguments.out,
+            &cut,
+            Some(&prepared.tokenizer),
+            LogitRows::Last,
+        )?,
+    };
+    steps.finish();
+    if arguments.json {
+        return print_json(&exported);
+    }
+    println!(
+        "wrote {}: {:.1} M parameters, {:.0} MB",
+        arguments.out.display(),
+        exported.parameters as f64 / 1e6,
+        exported.model_bytes as f64 / 1e6
+    );
+    Ok(())
+}

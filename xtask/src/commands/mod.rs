@@ -1,0 +1,40 @@
+//! One file a command.
+
+use std::process::ExitCode;
+
+use crate::arguments::Command;
+
+mod devices;
+mod evaluate;
+mod export;
+mod fetch;
+mod predict;
+mod profile;
+mod quickstart;
+mod report;
+mod search;
+mod test;
+mod validate;
+
+/// Runs a command.
+pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Quickstart(arguments) => quickstart::run(&arguments)?,
+        Command::Fetch(arguments) => fetch::run(&arguments)?,
+        Command::Devices(arguments) => devices::run(&arguments)?,
+        Command::Profile(arguments) => profile::run(&arguments)?,
+        Command::Predict(arguments) => predict::run(&arguments)?,
+        Command::Validate(arguments) => validate::run(&arguments)?,
+        Command::Evaluate(arguments) => evaluate::run(&arguments)?,
+        Command::Search(arguments) => search::run(&arguments)?,
+        Command::Export(arguments) => export::run(&arguments)?,
+        Command::Report(arguments) => report::run(&arguments)?,
+        Command::Test(arguments) => return test::run(&arguments),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}

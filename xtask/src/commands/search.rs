@@ -1,0 +1,95 @@
+use lathe_compress::{Prepared, SubnetProblem, first_genomes, write_front};
+use lathe_fetch::Cache;
+use lathe_latency::LatencyTable;
+use lathe_search::{
+    Evaluation, NsgaII, NsgaOptions, Problem, RandomSearch, Searcher, Study, StudyHeader,
+    knee_point, pareto_front,
+};
+use lathe_supernet::{Evaluator, Split};
+
+use super::print_json;
+use crate::arguments::{Method, Search};
+use crate::context;
+use crate::progress::Steps;
+
+pub fn run(arguments: &Search) -> anyhow::Result<()> {
+    let cache = Cache::from_env()?;
+    let mut steps = Steps::new();
+    let table = LatencyTable::load(&arguments.table)?;
+    let folder = context::folder_of(&arguments.study);
+    let prepared = context::prepare(&cache, &arguments.model, folder, &mut steps)?;
+    anyhow::ensure!(
+        table.model.dimensions == *prepared.model(),
+        "{}: the table is of model `{}`, which has other dimensions than `{}`",
+        arguments.table.display(),
+        table.model.name,
+        prepared.name
+    );
+    let windows = prepared.windows(Split::Search, arguments.tokens)?;
+    steps.show("running the full model on the search text", 0, 1);
+    let evaluator = Evaluator::new(&prepared.supernet, &windows)?;
+    let (workload, latency) = (arguments.workload, arguments.latency);
+    let mut problem = SubnetProblem::new(&evaluator, &prepared.space, &table, workload, latency)?;
+    let first = first_genomes(&prepared.space, &Prepared::calibration(folder)?);
+    let mut searcher: Box<dyn Searcher> = match arguments.method {
+        Method::Nsga2 => {
+            let options = NsgaOptions {
+                population: arguments.population,
+                first,
+                ..NsgaOptions::default()
+            };
+            Box::new(NsgaII::new(problem.space(), options, arguments.seed)?)
+        }
+        Method::Random => Box::new(RandomSearch::new(problem.space(), &first, arguments.seed)?),
+    };
+    let header = StudyHeader::of(&problem, &*searcher, arguments.seed);
+    let mut study = Study::open_or_create(&arguments.study, &header, arguments.resume)?;
+    let budget = arguments.evaluations;
+    steps.show("searching", 0, budget);
+    let evaluations = lathe_search::run(
+        &mut problem,
+        &mut *searcher,
+        &mut study,
+        budget,
+        |progress| {
+            steps.show("searching", progress.index + 1, budget);
+        },
+    )?;
+    steps.finish();
+    let front = pareto_front(&evaluations);
+    write_front(folder, &problem, &front)?;
+    if arguments.json {
+        return print_json(&front);
+    }
+    print(&problem, &front)?;
+    println!(
+        "\nwrote {} and front.yaml, front.csv beside it",
+        arguments.study.display()
+    );
+    Ok(())
+}
+
+fn print(problem: &SubnetProblem<'_>, front: &[Evaluation]) -> anyhow::Result<()> {
+    let points: Vec<[f64; 2]> = front
+        .iter()
+        .map(|e| [e.objectives[0], e.objectives[1]])
+        .collect();
+    let knee = knee_point(&points);
+    println!(
+        "{:>9} {:>9} {:>12} {:>12}",
+        "TTFT ms", "TPOT ms", "perplexity", "parameters"
+    );
+    for (index, evaluation) in front.iter().enumerate() {
+        let [ttft_us, tpot_us] = problem.ttft_and_tpot_us(&evaluation.genome);
+        let subnet = problem.search_space().decode(&evaluation.genome)?;
+        println!(
+            "{:>9.1} {:>9.2} {:>12.2} {:>10.1} M{}",
+            ttft_us / 1000.0,
+            tpot_us / 1000.0,
+            evaluation.objectives[1],
+            subnet.parameters(problem.model()) as f64 / 1e6,
+            if knee == Some(index) { "  knee" } else { "" }
+        );
+    }
+    Ok(())
+}

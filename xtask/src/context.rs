@@ -1,0 +1,130 @@
+//! From names on the command line to things: devices, the runtime, the agent's program.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+use lathe_fetch::{Cache, ModelSpec};
+use lathe_profiler::{AgentCommand, DeviceSpec, find_agent};
+
+use crate::arguments::{DeviceArguments, ModelArguments};
+use crate::progress::Steps;
+
+/// A device in `devices/`, or the YAML at a path.
+pub fn device(name: &str) -> anyhow::Result<DeviceSpec> {
+    let path = Path::new(name);
+    if path.is_file() {
+        return Ok(DeviceSpec::load(path)?);
+    }
+    let listed = devices_folder().join(format!("{name}.yaml"));
+    if path.components().count() == 1 && listed.is_file() {
+        return Ok(DeviceSpec::load(&listed)?);
+    }
+    let names: Vec<String> = device_names();
+    bail!(
+        "device `{name}` is neither a file nor a name in devices/; there are: {}",
+        names.join(", ")
+    );
+}
+
+/// Names in `devices/`.
+pub fn device_names() -> Vec<String> {
+    let entries = std::fs::read_dir(devices_folder())
+        .into_iter()
+        .flatten()
+        .flatten();
+    let paths = entries.map(|entry| entry.path());
+    let yaml = paths.filter(|path| path.extension().is_some_and(|e| e == "yaml"));
+    let stems = yaml.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+    let mut names: Vec<String> = stems.collect();
+    names.sort();
+    names
+}
+
+fn devices_folder() -> PathBuf {
+    let here = PathBuf::from("devices");
+    if here.is_dir() {
+        return here;
+    }
+    // `cargo run` tells where the workspace is, wherever it is called.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    manifest.map_or(here, |xtask| xtask.join("../devices"))
+}
+
+/// The agent with the runtime, both made available if they are not.
+pub fn agent(cache: &Cache, arguments: &DeviceArguments) -> anyhow::Result<AgentCommand> {
+    let ort_lib = lathe_fetch::runtime(cache, arguments.ort_lib.as_deref())?;
+    build_agent()?;
+    Ok(AgentCommand::local(&ort_lib)?)
+}
+
+/// Builds the agent where it is missing or older than this program, if cargo is at hand.
+fn build_agent() -> anyhow::Result<()> {
+    if std::env::var_os("LATHE_AGENT").is_some() {
+        return Ok(());
+    }
+    let this = std::env::current_exe()?;
+    let modified = |path: &Path| {
+        std::fs::metadata(path)
+            .and_then(|data| data.modified())
+            .ok()
+    };
+    let is_fresh = find_agent().is_ok_and(|agent| modified(&agent) >= modified(&this));
+    let Some(cargo) = std::env::var_os("CARGO").filter(|_| !is_fresh) else {
+        return Ok(());
+    };
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "--package", "lathe-agent"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    let status = build
+        .stdout(Stdio::null())
+        .status()
+        .context("cargo build")?;
+    anyhow::ensure!(status.success(), "building the agent failed");
+    Ok(())
+}
+
+/// A model that is ready to be cut; its calibration is kept in `folder`.
+pub fn prepare(
+    cache: &Cache,
+    arguments: &ModelArguments,
+    folder: &Path,
+    steps: &mut Steps,
+) -> anyhow::Result<lathe_compress::Prepared> {
+    let spec = ModelSpec::find(&arguments.model)?;
+    let text = lathe_compress::load_text(cache, arguments.text.as_deref())?;
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    lathe_compress::Prepared::new(
+        &spec,
+        cache,
+        text,
+        arguments.calibration_tokens,
+        folder,
+        &mut |label, done, total| steps.show(label, done, total),
+    )
+}
+
+/// The folder of a model's calibration, where no run has one of its own.
+pub fn model_folder(cache: &Cache, model: &str) -> PathBuf {
+    let name: String = model
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '-' {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    cache.root().join("calibration").join(name)
+}
+
+/// The folder in which a file lies.
+pub fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}

@@ -1,0 +1,62 @@
+//! One line that says what is being done and how long it will take.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Shows the steps of a job on standard error.
+pub struct Steps {
+    bar: Option<(String, ProgressBar)>,
+}
+
+impl Steps {
+    pub fn new() -> Self {
+        Self { bar: None }
+    }
+
+    /// `done` of `total` of the step called `label`.
+    pub fn show(&mut self, label: &str, done: usize, total: usize) {
+        if self
+            .bar
+            .as_ref()
+            .is_none_or(|(current, _)| current != label)
+        {
+            self.finish();
+            self.bar = Some((label.to_owned(), new_bar(label, total)));
+        }
+        if let Some((_, bar)) = &self.bar {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        }
+    }
+
+    /// Leaves the last step's line with the time it took.
+    pub fn finish(&mut self) {
+        if let Some((label, bar)) = self.bar.take() {
+            let seconds = bar.elapsed().as_secs_f64();
+            bar.finish_and_clear();
+            eprintln!("{label}: {seconds:.1} s");
+        }
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+fn new_bar(label: &str, total: usize) -> ProgressBar {
+    let bar = ProgressBar::new(total as u64);
+    let template = if total > 1 {
+        "{msg} [{bar:30}] {pos}/{len}, {eta} left"
+    } else {
+        "{msg} {spinner} {elapsed}"
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(label.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
