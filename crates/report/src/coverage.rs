@@ -100,16 +100,21 @@ fn filters() -> Element {
 
 fn table(entries: &[CoverageEntry]) -> Element {
     let heads = [
-        "Block",
-        "Phase",
-        "Median",
-        "95 % interval",
-        "Samples",
-        "Footprint",
-        "Flags",
+        ("Block", "text"),
+        ("Phase", "text"),
+        ("Median", ""),
+        ("95 % interval", ""),
+        ("Samples", ""),
+        ("Footprint", ""),
+        ("Flags", "text"),
     ];
-    let head = Element::new("tr")
-        .children(heads.map(|name| Element::new("th").attr("scope", "col").text(name)));
+    let head = |(name, class)| {
+        Element::new("th")
+            .attr("scope", "col")
+            .class(class)
+            .text(name)
+    };
+    let head = Element::new("tr").children(heads.map(head));
     Element::new("table")
         .attr("id", "coverage-table")
         .child(Element::new("thead").child(head))

@@ -148,8 +148,7 @@ fn scatter(points: &[(Role, &Point)], size: Size) -> Element {
             Element::new("circle")
                 .class("ring")
                 .attr("r", 10)
-                .attr("cx", -50)
-                .attr("cy", -50),
+                .attr("display", "none"),
         )
         .children(marks(points, &at))
         .children(names(points, plot, &at))

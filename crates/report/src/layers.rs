@@ -7,7 +7,7 @@
 use crate::data::{AttentionShape, LayerShape, Point};
 use crate::format;
 use crate::markup::Element;
-use crate::svg::{Size, drawing, line, path, px, rect, text};
+use crate::svg::{Size, drawing, path, px, rect, text};
 
 /// The picture that stands on its own, on a wide page.
 const WIDE: Size = Size {
@@ -250,10 +250,11 @@ fn bar(block: Block, layer: usize, kept: &LayerShape, full: &LayerShape, slot: S
         };
     let x = slot.x + (slot.width - width) / 2.0;
     let is_cells = block == Block::Attention && units <= MOST_CELLS;
-    let dividers = (1..if is_cells { units } else { 1 }).map(|i| {
-        let y = slot.y + slot.height * i as f64 / units as f64;
-        line("divider", (slot.x, y), (slot.x + slot.width, y))
-    });
+    let dividers: String = (1..if is_cells { units } else { 1 })
+        .map(|i| slot.y + slot.height * i as f64 / units as f64)
+        .map(|y| format!("M{} {}h{}", px(slot.x), px(y), px(slot.width)))
+        .collect();
+    let dividers = (!dividers.is_empty()).then(|| path("divider", &dividers));
     Element::new("g")
         .class(if kept_units == 0 {
             "bar removed"

@@ -4,7 +4,10 @@ use std::borrow::Cow;
 use std::fmt::{Display, Write};
 
 /// Elements of HTML that have no end tag.
-const VOID: [&str; 3] = ["input", "meta", "br"];
+const VOID: [&str; 2] = ["input", "meta"];
+
+/// Elements of SVG that are mostly empty and then close themselves.
+const SHAPES: [&str; 4] = ["circle", "line", "path", "rect"];
 
 /// An element that is being put together. Text and attribute values are always escaped;
 /// only [`Element::trusted`] takes markup as it is.
@@ -78,9 +81,12 @@ impl Element {
             content,
         } = self;
         // Writing to a String cannot fail.
-        let _ = match VOID.contains(name) {
-            true => write!(out, "<{name}{attributes}>"),
-            false => write!(out, "<{name}{attributes}>{content}</{name}>"),
+        let _ = if VOID.contains(name) {
+            write!(out, "<{name}{attributes}>")
+        } else if SHAPES.contains(name) && content.is_empty() {
+            write!(out, "<{name}{attributes}/>")
+        } else {
+            write!(out, "<{name}{attributes}>{content}</{name}>")
         };
     }
 }
@@ -152,7 +158,11 @@ mod tests {
     }
 
     #[test]
-    fn void_elements_have_no_end_tag() {
+    fn void_elements_and_shapes_have_no_end_tag() {
+        assert_eq!(
+            Element::new("line").attr("x1", 1).render(),
+            "<line x1=\"1\"/>"
+        );
         assert_eq!(
             Element::new("input").attr("type", "search").render(),
             "<input type=\"search\">"

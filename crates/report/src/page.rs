@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+use tempfile::Builder;
+
 use crate::data::{Point, Report};
 use crate::error::ReportError;
 use crate::markup::Element;
@@ -47,7 +49,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = shareable(&mut Builder::new()).tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
@@ -55,6 +57,18 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .or(Ok(()))
+}
+
+/// A page is made to be read by others: it gets the permissions of any new file, not a secret's.
+#[cfg(unix)]
+fn shareable<'b>(builder: &'b mut Builder<'static, 'static>) -> &'b mut Builder<'static, 'static> {
+    use std::os::unix::fs::PermissionsExt;
+    builder.permissions(std::fs::Permissions::from_mode(0o666))
+}
+
+#[cfg(not(unix))]
+fn shareable<'b>(builder: &'b mut Builder<'static, 'static>) -> &'b mut Builder<'static, 'static> {
+    builder
 }
 
 fn head(title: &str) -> Element {

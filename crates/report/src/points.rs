@@ -105,8 +105,10 @@ pub(crate) fn facts(point: &Point) -> String {
 struct Embedded<'a> {
     /// `[heads, kv_heads, intermediate_size]`, zeros for a removed block.
     shapes: Vec<[usize; 3]>,
-    /// One index into `shapes` for each layer of the full model.
-    full: Vec<usize>,
+    /// Digits of base 36 in each reference to a shape.
+    digits: usize,
+    /// One reference for each layer of the full model.
+    full: String,
     points: Vec<EmbeddedPoint<'a>>,
 }
 
@@ -117,45 +119,98 @@ struct EmbeddedPoint<'a> {
     facts: String,
     latency_us: f64,
     perplexity: f64,
-    layers: Vec<usize>,
+    layers: String,
 }
 
 /// The points as JSON that may stand inside a script element.
 pub(crate) fn embed(report: &Report, points: &[(Role, &Point)]) -> Result<String, ReportError> {
-    let mut shapes = BTreeMap::new();
-    let full = indices(&mut shapes, &report.full_layers);
+    let shapes = Shapes::of(
+        report
+            .full_layers
+            .iter()
+            .chain(points.iter().flat_map(|(_, p)| &p.layers)),
+    );
     let points = points
         .iter()
         .map(|(role, point)| EmbeddedPoint {
             role: role.name(),
             label: &point.label,
             facts: facts(point),
-            latency_us: point.latency_us,
-            perplexity: point.perplexity,
-            layers: indices(&mut shapes, &point.layers),
+            latency_us: shortened(point.latency_us),
+            perplexity: shortened(point.perplexity),
+            layers: shapes.pack(&point.layers),
         })
         .collect();
-    let mut ordered = vec![[0; 3]; shapes.len()];
-    for (shape, index) in shapes {
-        ordered[index] = shape;
-    }
-    let json = serde_json::to_string(&Embedded {
-        shapes: ordered,
-        full,
+    let embedded = Embedded {
+        full: shapes.pack(&report.full_layers),
+        digits: shapes.digits(),
+        shapes: shapes.0.keys().copied().collect(),
         points,
-    })?;
-    Ok(json_for_script(&json))
+    };
+    Ok(json_for_script(&serde_json::to_string(&embedded)?))
 }
 
-fn indices(shapes: &mut BTreeMap<[usize; 3], usize>, layers: &[LayerShape]) -> Vec<usize> {
-    let index = |layer: &LayerShape| {
-        let (heads, kv_heads) = layer
-            .attention
-            .as_ref()
-            .map_or((0, 0), |a| (a.heads, a.kv_heads));
-        let width = layer.mlp.as_ref().map_or(0, |m| m.intermediate_size);
-        let next = shapes.len();
-        *shapes.entry([heads, kv_heads, width]).or_insert(next)
-    };
-    layers.iter().map(index).collect()
+/// Enough digits to place a point to a hundredth of a pixel.
+fn shortened(value: f64) -> f64 {
+    format!("{value:.5e}").parse().unwrap_or(value)
+}
+
+/// Every shape that occurs, in order, with its index.
+struct Shapes(BTreeMap<[usize; 3], usize>);
+
+impl Shapes {
+    fn of<'a>(layers: impl Iterator<Item = &'a LayerShape>) -> Self {
+        let mut shapes: BTreeMap<_, _> = layers.map(|layer| (shape(layer), 0)).collect();
+        for (index, at) in shapes.values_mut().enumerate() {
+            *at = index;
+        }
+        Self(shapes)
+    }
+
+    fn digits(&self) -> usize {
+        base_36(self.0.len().saturating_sub(1), 1).len()
+    }
+
+    fn pack(&self, layers: &[LayerShape]) -> String {
+        let digits = self.digits();
+        let index = |layer| self.0.get(&shape(layer)).copied().unwrap_or(0);
+        layers
+            .iter()
+            .map(|layer| base_36(index(layer), digits))
+            .collect()
+    }
+}
+
+fn shape(layer: &LayerShape) -> [usize; 3] {
+    let (heads, kv_heads) = layer
+        .attention
+        .as_ref()
+        .map_or((0, 0), |a| (a.heads, a.kv_heads));
+    [
+        heads,
+        kv_heads,
+        layer.mlp.as_ref().map_or(0, |m| m.intermediate_size),
+    ]
+}
+
+/// `value` in base 36, with zeros in front up to `digits`.
+fn base_36(mut value: usize, digits: usize) -> String {
+    let mut reversed = Vec::new();
+    while value > 0 || reversed.len() < digits {
+        reversed.push(char::from_digit((value % 36) as u32, 36).unwrap_or('0'));
+        value /= 36;
+    }
+    reversed.into_iter().rev().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_have_equal_width() {
+        assert_eq!(base_36(0, 1), "0");
+        assert_eq!(base_36(35, 2), "0z");
+        assert_eq!(base_36(36, 1), "10");
+    }
 }

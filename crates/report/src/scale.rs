@@ -240,7 +240,7 @@ mod tests {
     fn wide_ranges_turn_logarithmic() {
         let scale = Scale::fitted([12.0, 4000.0].into_iter(), (100.0, 0.0));
         assert_eq!(scale.kind, Kind::Log);
-        assert_eq!(labels(scale, 5), ["30", "100", "300", "1000", "3000"]);
+        assert_eq!(labels(scale, 6), ["10", "30", "100", "300", "1000", "3000"]);
         let middle = scale.position((12.0f64 * 4000.0).sqrt());
         assert!((middle - 50.0).abs() < 1e-9, "{middle}");
     }

@@ -7,13 +7,10 @@ use crate::scale::Scale;
 use crate::svg::Marker;
 use crate::svg::{Axis, Plot, Size, drawing, frame, line, marker, path, px, time_unit};
 
+/// One size for wide and narrow pages: two side by side on the one, a little shrunk on the other.
 const PANEL: Size = Size {
-    width: 440.0,
-    height: 380.0,
-};
-const NARROW_PANEL: Size = Size {
-    width: 340.0,
-    height: 320.0,
+    width: 420.0,
+    height: 370.0,
 };
 
 /// Half the width of the band around the identity, as a share of the measured time.
@@ -56,14 +53,7 @@ fn panel(phase: Phase, points: &[ValidationPoint]) -> Element {
         let none = format!("No {} was measured on whole networks.", phase.name());
         return panel.child(Element::new("p").text(none));
     }
-    let draw = |size, name| {
-        Element::new("div")
-            .class(name)
-            .child(scatter(phase, &points, size, name))
-    };
-    panel
-        .child(draw(PANEL, "wide"))
-        .child(draw(NARROW_PANEL, "narrow"))
+    panel.child(scatter(phase, &points))
 }
 
 fn capitalised(name: &str) -> String {
@@ -73,8 +63,8 @@ fn capitalised(name: &str) -> String {
     })
 }
 
-fn scatter(phase: Phase, points: &[&ValidationPoint], size: Size, variant: &str) -> Element {
-    let plot = Plot::inside(size);
+fn scatter(phase: Phase, points: &[&ValidationPoint]) -> Element {
+    let plot = Plot::inside(PANEL);
     let ends = points.iter().flat_map(|p| {
         [
             p.predicted_us,
@@ -92,9 +82,9 @@ fn scatter(phase: Phase, points: &[&ValidationPoint], size: Size, variant: &str)
         format!("Predicted ({symbol})"),
         format!("Measured ({symbol})"),
     );
-    let clip = format!("clip-{}-{variant}", phase.name());
+    let clip = format!("clip-{}", phase.name());
     let n = format::plural(points.len(), "network", "networks");
-    drawing(size)
+    drawing(PANEL)
         .attr("role", "img")
         .attr(
             "aria-label",
@@ -164,13 +154,14 @@ fn mark(point: &ValidationPoint, x: Scale, y: Scale) -> Element {
         format::duration_us(point.measured_ci95_us),
         format::signed_percent(error),
     );
-    let end = |y: f64| line("whisker", (at_x - 3.0, y), (at_x + 3.0, y));
+    let (left, x_text) = (px(at_x - 3.0), px(at_x));
+    let [low, high] = [low, high].map(px);
+    let whisker = format!("M{x_text} {low}V{high}M{left} {low}h6M{left} {high}h6");
     let sign = marker("sign measured", Marker::Circle)
         .attr("transform", format!("translate({} {})", px(at_x), px(at_y)));
     Element::new("g")
         .child(Element::new("title").text(title))
-        .child(line("whisker", (at_x, low), (at_x, high)))
-        .children([end(low), end(high), sign])
+        .children([path("whisker", &whisker), sign])
 }
 
 fn statistics(rows: &[ValidationStatistics]) -> Element {

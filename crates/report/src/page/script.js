@@ -1,7 +1,13 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("points").textContent);
+  // Layers come as indices of equal width in base 36.
+  const unpack = text => text.match(new RegExp(".{" + data.digits + "}", "g"))?.map(d => parseInt(d, 36)) ?? [];
+  data.full = unpack(data.full);
+  for (const point of data.points) point.layers = unpack(point.layers);
   const percent = (part, whole) => (100 * part / Math.max(whole, 1)).toFixed(1) + "\u202f%";
+
+  const grouped = n => n < 1e4 ? String(n) : String(n).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 
   // Changes the bars of a layer picture to those of a point. Slots are drawn by the page.
   function showLayers(svg, point) {
@@ -28,7 +34,7 @@
       }
       const total = svg.querySelector("[data-total=" + kind + "]");
       if (total) {
-        total.textContent = kept + " of " + full + " (" + percent(kept, full) + "), "
+        total.textContent = grouped(kept) + " of " + grouped(full) + " (" + percent(kept, full) + "), "
           + removed + (removed === 1 ? " block" : " blocks") + " removed";
       }
     }
@@ -74,7 +80,7 @@
     function show(index) {
       current = index;
       const point = data.points[index], [cx, cy] = places[index];
-      ring.setAttribute("cx", cx); ring.setAttribute("cy", cy);
+      ring.removeAttribute("display"); ring.setAttribute("cx", cx); ring.setAttribute("cy", cy);
       tooltip.querySelector("strong").textContent = point.label + " (" + point.role + ")";
       tooltip.querySelector("span").textContent = point.facts;
       showLayers(tooltip.querySelector("svg"), point);
@@ -91,7 +97,7 @@
     function hide() {
       current = -1;
       tooltip.style.display = "none";
-      ring.setAttribute("cx", -50);
+      ring.setAttribute("display", "none");
     }
     // The last of equally near points is the one drawn on top.
     function nearest(event) {
