@@ -64,8 +64,8 @@ fn searched(index: usize, noise: &mut Noise) -> Point {
     let keep = 0.35 + 0.65 * noise.next();
     let layers = (0..LAYERS)
         .map(|_| {
-            let groups = ((keep + 0.5 * noise.next()) * KV_HEADS as f64).min(3.0) as usize;
-            let eighths = ((keep + 0.4 * (noise.next() - 0.4)) * 8.0).clamp(0.0, 8.0) as usize;
+            let groups = ((keep - 0.1 + 0.6 * noise.next()) * KV_HEADS as f64).min(3.0) as usize;
+            let eighths = ((keep + 0.7 * (noise.next() - 0.5)) * 8.0).clamp(0.0, 8.0) as usize;
             layer(groups, eighths * FULL_WIDTH / 8)
         })
         .collect();

@@ -17,7 +17,7 @@ const WIDE: Size = Size {
 /// The same on a phone.
 const NARROW: Size = Size {
     width: 340.0,
-    height: 230.0,
+    height: 260.0,
 };
 /// The picture inside a tooltip.
 const MINI: Size = Size {
@@ -168,25 +168,31 @@ struct Row {
 fn large(kept: &[LayerShape], full: &[LayerShape], size: Size) -> Element {
     let (left, right) = (1.0, size.width - 1.0);
     let band = (size.height - 18.0) / 2.0;
+    let is_narrow = size.width < WIDE.width / 2.0;
     let rows = Block::ALL.into_iter().enumerate().flat_map(|(i, block)| {
-        let top = i as f64 * band + 22.0;
+        let first_line = i as f64 * band + 14.0;
+        let last_line = first_line + if is_narrow { 16.0 } else { 0.0 };
+        let (class, x) = if is_narrow {
+            ("tick", left)
+        } else {
+            ("tick end", right)
+        };
         let row = Row {
             left,
             right,
-            top,
+            top: last_line + 7.0,
             bottom: (i + 1) as f64 * band - 6.0,
         };
         let total = total_text(block, kept, full);
         [
-            text("name", left, top - 7.0, block.title()),
-            text("name end total", right, top - 7.0, &total).attr("data-total", block.key()),
+            text("name", left, first_line, block.title()),
+            text(class, x, last_line, &total).attr("data-total", block.key()),
             bars(block, kept, full, row),
         ]
     });
+    let rows: Vec<_> = rows.collect();
     let numbers = layer_numbers(full.len(), left, right, size.height - 3.0);
-    drawing(size)
-        .children(rows.collect::<Vec<_>>())
-        .children(numbers)
+    drawing(size).children(rows).children(numbers)
 }
 
 /// Numbers of layers below the columns, as many as fit.

@@ -150,7 +150,7 @@ pub(crate) struct Axis<'a> {
 
 /// Grid, ticks and names of two axes.
 pub(crate) fn frame(plot: Plot, x: Axis<'_>, y: Axis<'_>) -> Element {
-    let across = ((plot.right - plot.left) / 70.0).max(2.0) as usize;
+    let across = ((plot.right - plot.left) / 58.0).max(2.0) as usize;
     let up = ((plot.bottom - plot.top) / 42.0).max(2.0) as usize;
     let x_ticks = x
         .scale

@@ -62,7 +62,7 @@
     const picture = template.cloneNode(true);
     for (const svg of picture.querySelectorAll("svg")) {
       showLayers(svg, point);
-      const totals = [...svg.querySelectorAll(".total")].map(t => t.textContent);
+      const totals = [...svg.querySelectorAll("[data-total]")].map(t => t.textContent);
       svg.setAttribute("aria-label", "Attention: KV groups kept " + totals[0] + ". MLP: width kept " + totals[1] + ".");
     }
     selected.append(picture);
