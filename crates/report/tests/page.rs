@@ -7,6 +7,9 @@ use lathe_report::{
 
 const HOSTILE: &str = "</script><script>alert(1)</script>\"' onload='x' <!-- & \u{2028}";
 
+/// Spoils or empties one field.
+type Change = fn(&mut Report);
+
 fn layer(kv_heads: usize, width: usize) -> LayerShape {
     LayerShape {
         attention: (kv_heads > 0).then_some(AttentionShape {
@@ -199,7 +202,7 @@ fn an_empty_report_says_so_in_every_section() {
 #[test]
 fn each_section_may_be_missing_alone() {
     let full = report("study");
-    let without: [fn(&mut Report); 7] = [
+    let without: [Change; 7] = [
         |r| r.base = None,
         |r| r.chosen = None,
         |r| r.uniform.clear(),
@@ -218,14 +221,14 @@ fn each_section_may_be_missing_alone() {
 
 #[test]
 fn impossible_numbers_are_refused_by_name() {
-    let refused = |change: fn(&mut Report)| {
+    let refused = |change: Change| {
         let mut report = report("study");
         change(&mut report);
         let error = report.validate().unwrap_err();
         assert!(render(&report).is_err());
         error.to_string()
     };
-    let cases: [(fn(&mut Report), &str); 9] = [
+    let cases: [(Change, &str); 9] = [
         (
             |r| r.evaluations[1].perplexity = f64::NAN,
             "evaluations[1].perplexity is NaN",
