@@ -1,1 +1,135 @@
-//! Support for the whole-system tests.
+//! Support for the whole-system tests: the programs under test, the runtime, the models.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig, Precision, SubnetConfig};
+use lathe_fetch::{Cache, ModelSpec};
+use lathe_profiler::AgentCommand;
+use lathe_supernet::checkpoint::Checkpoint;
+use lathe_supernet::{Calibration, Supernet, TokenWindows};
+
+/// A file of `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(name)
+}
+
+/// The command line, built in this profile together with the agent.
+///
+/// # Panics
+/// When they cannot be built.
+pub fn xtask() -> PathBuf {
+    programs().0
+}
+
+/// The agent with the fetched runtime.
+///
+/// # Panics
+/// When they cannot be built or fetched.
+pub fn agent() -> AgentCommand {
+    AgentCommand {
+        program: programs().1,
+        ort_lib: lathe_fetch::runtime(&cache(), None).expect("ONNX Runtime can be fetched"),
+    }
+}
+
+/// The user's cache.
+///
+/// # Panics
+/// When there is no folder for it.
+pub fn cache() -> Cache {
+    Cache::from_env().expect("there is a cache folder")
+}
+
+fn programs() -> (PathBuf, PathBuf) {
+    static BUILT: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let mut build = Command::new(env!("CARGO"));
+        build.args([
+            "build",
+            "--quiet",
+            "--package",
+            "xtask",
+            "--package",
+            "lathe-agent",
+        ]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        let status = build.status().expect("cargo can be run");
+        assert!(status.success(), "the programs under test cannot be built");
+        let this = std::env::current_exe().expect("a test knows its own path");
+        // target/<profile>/deps/<test>
+        let folder = this
+            .ancestors()
+            .nth(2)
+            .expect("a test lies in target/<profile>/deps");
+        (folder.join("xtask"), folder.join("lathe-agent"))
+    });
+    built.clone()
+}
+
+/// The default model, fetched.
+///
+/// # Panics
+/// When it cannot be fetched or read.
+pub fn smollm2() -> Checkpoint {
+    let spec =
+        ModelSpec::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/smollm2-135m.yaml"));
+    let path = spec
+        .and_then(|spec| spec.fetch(&cache()))
+        .expect("the model can be fetched");
+    Checkpoint::load(&path).expect("the model can be read")
+}
+
+/// The tiny model of the fixtures, ordered by a calibration on arbitrary tokens.
+///
+/// # Panics
+/// When the fixture is damaged.
+pub fn tiny() -> (Checkpoint, Supernet) {
+    let checkpoint = Checkpoint::load(&fixture("tiny-llama")).expect("the fixture is sound");
+    let supernet = calibrated(&checkpoint, 64);
+    (checkpoint, supernet)
+}
+
+/// A super-network calibrated on `tokens` arbitrary tokens.
+///
+/// # Panics
+/// Never for a sound checkpoint.
+pub fn calibrated(checkpoint: &Checkpoint, tokens: u32) -> Supernet {
+    let vocabulary = checkpoint.config.vocab_size as u32;
+    let tokens: Vec<u32> = (0..=tokens).map(|i| i * 7919 % vocabulary).collect();
+    let windows = TokenWindows::from_tokens(&tokens, tokens.len() - 1);
+    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let calibration = Calibration::measure(&unordered, &windows, |_| {});
+    Supernet::ordered(&checkpoint.config, &checkpoint.weights, &calibration)
+        .expect("a calibration fits its own model")
+}
+
+/// A sub-network with layers of different sizes, among them a first layer without attention, one
+/// without MLP, one with pruned query heads, and (with more than three layers) an empty one.
+pub fn uneven(model: &ModelConfig) -> SubnetConfig {
+    let mut subnet = SubnetConfig::full(model);
+    let last = subnet.layers.len() - 1;
+    for (index, layer) in subnet.layers.iter_mut().enumerate() {
+        let kv_heads = 1 + index % model.num_key_value_heads;
+        let per_group = 1 + index % model.heads_per_group();
+        layer.attention = Some(AttentionConfig {
+            heads: kv_heads * per_group,
+            kv_heads,
+            precision: Precision::F32,
+        });
+        let width = model.intermediate_size - index * 37 % (model.intermediate_size / 2);
+        layer.mlp = Some(MlpConfig::with_width(width));
+    }
+    subnet.layers[0].attention = None;
+    subnet.layers[last].mlp = None;
+    if last > 2 {
+        subnet.layers[last / 2].attention = None;
+        subnet.layers[last / 2].mlp = None;
+    }
+    subnet
+}

@@ -97,6 +97,9 @@ pub struct Quickstart {
     /// Evaluations of the search
     #[arg(long, value_name = "N")]
     pub evaluations: Option<usize>,
+    /// The chosen sub-network's measured time per token over the full model's, at most
+    #[arg(long, default_value_t = 0.78, value_name = "RATIO")]
+    pub tpot_ratio: f64,
     /// Where everything goes [default: runs/quickstart, or runs/quickstart-quick]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -250,6 +253,9 @@ pub struct Search {
     /// Tokens of each evaluation
     #[arg(long, default_value_t = 2048, value_name = "N")]
     pub tokens: usize,
+    /// Tokens of each block score, from which the first sub-networks follow
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    pub block_tokens: usize,
     /// Which latency is minimised: tpot, ttft or total
     #[arg(long, default_value = "tpot", value_name = "WHICH")]
     pub latency: LatencyObjective,

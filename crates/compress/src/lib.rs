@@ -3,6 +3,7 @@
 //! [`Prepared`] is a model that is ready to be cut; [`SubnetProblem`] makes a search problem of
 //! it and a table; [`quickstart`] does the whole job.
 
+mod additive;
 mod artefact;
 mod baseline;
 mod first;
@@ -12,6 +13,7 @@ mod quickstart;
 mod report;
 mod validation;
 
+pub use additive::{BlockScores, additive_genomes};
 pub use artefact::{read_subnet, write_front, write_json, write_yaml};
 pub use baseline::{UniformPruning, uniform_prunings};
 pub use first::first_genomes;

@@ -100,16 +100,6 @@ impl Prepared {
             .text
             .windows(split, &self.tokenizer, windows, window_tokens)?)
     }
-
-    /// Block influence of every attention and MLP block is kept with the calibration in `folder`.
-    ///
-    /// # Errors
-    /// When the calibration cannot be read.
-    pub fn calibration(folder: &Path) -> anyhow::Result<Calibration> {
-        let path = calibration_path(folder);
-        let text = std::fs::read(&path)?;
-        Ok(serde_json::from_slice::<StoredCalibration>(&text)?.calibration)
-    }
 }
 
 /// The text to work on: `file`, or what is fetched.

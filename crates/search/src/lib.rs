@@ -31,6 +31,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod additive;
 mod error;
 mod hypervolume;
 mod nsga2;
@@ -41,6 +42,7 @@ mod run;
 mod space;
 mod study;
 
+pub use additive::{AdditivePoint, Choice, additive_front};
 pub use error::SearchError;
 pub use hypervolume::hypervolume_2d;
 pub use nsga2::{NsgaII, NsgaOptions};

@@ -35,11 +35,6 @@ pub struct LayerStatistics {
     pub attention: ChannelStatistics,
     /// Inputs of `down_proj`, `[intermediate_size]`.
     pub mlp: ChannelStatistics,
-    /// Block influence of the attention block: `1 - cos` between the residual stream before and
-    /// after it, averaged over tokens (2403.03853). Low means removable.
-    pub attention_influence: f64,
-    /// Block influence of the MLP block.
-    pub mlp_influence: f64,
 }
 
 /// First two moments of each channel.
@@ -117,16 +112,6 @@ impl Calibration {
         };
         expect("layers", self.layers.len(), model.num_hidden_layers)?;
         let query_channels = model.num_attention_heads * model.head_dim;
-        let influences = |l: &LayerStatistics| [l.attention_influence, l.mlp_influence];
-        let mut influences = self.layers.iter().flat_map(influences).enumerate();
-        if let Some((at, value)) = influences.find(|(_, value)| !value.is_finite()) {
-            return Err(SupernetError::CalibrationValue {
-                layer: at / 2,
-                block: "influence",
-                channel: at % 2,
-                value,
-            });
-        }
         for (layer, statistics) in self.layers.iter().enumerate() {
             for (block, channels, count) in [
                 ("attention", &statistics.attention, query_channels),
@@ -160,44 +145,15 @@ fn observe(
     let model = subnet.supernet().model();
     let mut x = forward::embed(subnet, tokens);
     for layer in 0..model.num_hidden_layers {
-        let before = x.clone();
         forward::attention_half(subnet, layer, &mut x, seq_len, rope, moments);
-        moments.influence[layer][0] += turned(&before, &x, model.hidden_size);
-        let before = x.clone();
         forward::mlp_half(subnet, layer, &mut x, moments);
-        moments.influence[layer][1] += turned(&before, &x, model.hidden_size);
     }
-}
-
-/// Sum over tokens of `1 - cos` between two streams `[tokens, hidden]`.
-fn turned(before: &[f32], after: &[f32], hidden: usize) -> f64 {
-    let tokens = before
-        .par_chunks_exact(hidden)
-        .zip(after.par_chunks_exact(hidden));
-    let turned = tokens.map(|(a, b)| {
-        let dot = |x: &[f32], y: &[f32]| -> f64 {
-            x.iter()
-                .zip(y)
-                .map(|(x, y)| f64::from(*x) * f64::from(*y))
-                .sum()
-        };
-        let norms = (dot(a, a) * dot(b, b)).sqrt();
-        if norms > 0.0 {
-            1.0 - dot(a, b) / norms
-        } else {
-            0.0
-        }
-    });
-    // Summed in order, so that the result does not depend on the threads.
-    turned.collect::<Vec<f64>>().iter().sum()
 }
 
 /// Running sums in f64, `[layers][channels]` of (sum, sum of squares).
 struct Moments {
     attention: Vec<Vec<(f64, f64)>>,
     mlp: Vec<Vec<(f64, f64)>>,
-    /// Sums of `1 - cos` of the attention and the MLP block of each layer.
-    influence: Vec<[f64; 2]>,
 }
 
 impl Moments {
@@ -206,18 +162,14 @@ impl Moments {
         Self {
             attention: zeros(model.num_attention_heads * model.head_dim),
             mlp: zeros(model.intermediate_size),
-            influence: vec![[0.0; 2]; model.num_hidden_layers],
         }
     }
 
     fn finish(self, tokens: usize) -> Calibration {
-        let count = tokens.max(1) as f64;
-        let layers = self.attention.iter().zip(&self.mlp).zip(&self.influence);
-        let layers = layers.map(|((attention, mlp), influence)| LayerStatistics {
+        let layers = self.attention.iter().zip(&self.mlp);
+        let layers = layers.map(|(attention, mlp)| LayerStatistics {
             attention: statistics(attention, tokens),
             mlp: statistics(mlp, tokens),
-            attention_influence: influence[0] / count,
-            mlp_influence: influence[1] / count,
         });
         Calibration {
             tokens,

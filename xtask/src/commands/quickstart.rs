@@ -40,6 +40,7 @@ pub fn run(arguments: &Quickstart) -> anyhow::Result<()> {
             text: arguments.model.text.as_deref(),
             folder: &folder,
             workload: arguments.workload,
+            tpot_ratio: arguments.tpot_ratio,
             effort,
         },
         &mut |label, done, total| steps.show(label, done, total),

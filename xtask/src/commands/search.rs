@@ -1,4 +1,4 @@
-use lathe_compress::{Prepared, SubnetProblem, first_genomes, write_front};
+use lathe_compress::{BlockScores, SubnetProblem, additive_genomes, first_genomes, write_front};
 use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
 use lathe_search::{
@@ -30,7 +30,18 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     let evaluator = Evaluator::new(&prepared.supernet, &windows)?;
     let (workload, latency) = (arguments.workload, arguments.latency);
     let mut problem = SubnetProblem::new(&evaluator, &prepared.space, &table, workload, latency)?;
-    let first = first_genomes(&prepared.space, &Prepared::calibration(folder)?);
+    let windows = prepared.windows(Split::Search, arguments.block_tokens)?;
+    let block_evaluator = Evaluator::new(&prepared.supernet, &windows)?;
+    let blocks = arguments.study.with_extension("blocks.db");
+    let scores = BlockScores::measure(
+        &problem,
+        &block_evaluator,
+        &blocks,
+        &mut |label, done, total| {
+            steps.show(label, done, total);
+        },
+    )?;
+    let first = first_genomes(&prepared.space, &additive_genomes(&problem, &scores)?);
     let mut searcher: Box<dyn Searcher> = match arguments.method {
         Method::Nsga2 => {
             let options = NsgaOptions {

@@ -8,8 +8,13 @@ use crate::arguments::Test;
 /// Runs `cargo test` and adds up what its runners say.
 pub fn run(arguments: &Test) -> anyhow::Result<ExitCode> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut child = Command::new(cargo)
-        .args(["test", "--workspace"])
+    let mut test = Command::new(cargo);
+    test.args(["test", "--workspace"]);
+    if !cfg!(debug_assertions) {
+        // What this program was built from is then built already.
+        test.arg("--release");
+    }
+    let mut child = test
         .args(&arguments.rest)
         .stdout(Stdio::piped())
         .spawn()

@@ -1,0 +1,178 @@
+//! Block scores: what the model loses when one block alone is cut, and the sub-networks that the
+//! sum of these losses and the table's prices recommend.
+//!
+//! Losses do not really add up (joint damage is larger), so these sub-networks are where a search
+//! begins, not where it ends.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use lathe_search::{
+    Choice, Evaluation, Genome, Problem, RandomSearch, Space, Study, StudyHeader, additive_front,
+    run,
+};
+use lathe_supernet::{Evaluator, SupernetError};
+
+use crate::{Progress, SubnetProblem};
+
+/// Latencies over the full model's for which a sub-network is recommended.
+const LEVELS: std::ops::RangeInclusive<usize> = 50..=96;
+/// Steps between them, in percent.
+const LEVEL_STEP: usize = 4;
+
+/// KL divergence from the full model when one gene differs from it.
+pub struct BlockScores {
+    /// For each gene, its choices that were measured and their losses.
+    losses: Vec<BTreeMap<usize, f64>>,
+}
+
+/// Cutting one block at a time: the divergence from the full model is the only objective.
+struct OneBlock<'a> {
+    problem: &'a SubnetProblem<'a>,
+    evaluator: &'a Evaluator<'a>,
+}
+
+impl Problem for OneBlock<'_> {
+    type Error = SupernetError;
+
+    fn space(&self) -> &Space {
+        self.problem.space()
+    }
+
+    fn objective_names(&self) -> &[&'static str] {
+        &["kl_divergence"]
+    }
+
+    fn fingerprint(&self) -> String {
+        format!(
+            "blocks of {}, {} tokens",
+            self.problem.fingerprint(),
+            self.evaluator.token_count()
+        )
+    }
+
+    fn evaluate(&mut self, genome: &Genome) -> Result<Vec<f64>, SupernetError> {
+        let config = self.problem.search_space().decode(genome)?;
+        let subnet = self.evaluator.supernet().cut(&config)?;
+        let quality = self.evaluator.perplexity_and_kl(&subnet);
+        Ok(vec![quality.kl_divergence.unwrap_or(0.0)])
+    }
+}
+
+impl BlockScores {
+    /// Measures the blocks, or what an interrupted measurement at `study` has left.
+    ///
+    /// # Errors
+    /// When the study cannot be used or written.
+    pub fn measure(
+        problem: &SubnetProblem<'_>,
+        evaluator: &Evaluator<'_>,
+        study: &Path,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Self> {
+        let genomes = single_cuts(problem);
+        let mut blocks = OneBlock { problem, evaluator };
+        // A random search whose first genomes are all there is to evaluate is a list.
+        let mut list = RandomSearch::new(problem.space(), &genomes, 0)?;
+        let header = StudyHeader::of(&blocks, &list, 0);
+        let mut study = Study::open_or_create(study, &header, true)?;
+        let total = genomes.len();
+        progress("scoring blocks", 0, total);
+        let evaluations = run(&mut blocks, &mut list, &mut study, total, |p| {
+            progress("scoring blocks", p.index + 1, total);
+        })?;
+        Ok(Self::from_evaluations(problem, &evaluations))
+    }
+
+    fn from_evaluations(problem: &SubnetProblem<'_>, evaluations: &[Evaluation]) -> Self {
+        let full = problem.search_space().full_genome();
+        let mut losses: Vec<BTreeMap<usize, f64>> = full
+            .iter()
+            .map(|gene| BTreeMap::from([(*gene, 0.0)]))
+            .collect();
+        for evaluation in evaluations {
+            let mut pairs = evaluation.genome.iter().zip(&full).enumerate();
+            if let Some((gene, (choice, _))) = pairs.find(|(_, (choice, full))| choice != full) {
+                losses[gene].insert(*choice, evaluation.objectives[0]);
+            }
+        }
+        Self { losses }
+    }
+
+    /// Loss of any choice of a gene, linear between measured choices.
+    fn loss(&self, gene: usize, choice: usize) -> f64 {
+        let measured = &self.losses[gene];
+        if let Some(loss) = measured.get(&choice) {
+            return *loss;
+        }
+        let below = measured.range(..choice).next_back();
+        let above = measured.range(choice..).next();
+        match (below, above) {
+            (Some((low, low_loss)), Some((high, high_loss))) => {
+                let share = (choice - low) as f64 / (high - low) as f64;
+                low_loss + share * (high_loss - low_loss)
+            }
+            (Some((_, loss)), None) | (None, Some((_, loss))) => *loss,
+            (None, None) => 0.0,
+        }
+    }
+}
+
+/// One block cut: attention removed; MLP removed, at half and at three quarters of its choices.
+fn single_cuts(problem: &SubnetProblem<'_>) -> Vec<Genome> {
+    let full = problem.search_space().full_genome();
+    let mut genomes = Vec::new();
+    for gene in 0..full.len() {
+        let choices = if gene % 2 == 0 {
+            vec![0]
+        } else {
+            vec![full[gene] * 3 / 4, full[gene] / 2, 0]
+        };
+        for choice in choices {
+            let mut genome = full.clone();
+            genome[gene] = choice;
+            if genome != full && !genomes.contains(&genome) {
+                genomes.push(genome);
+            }
+        }
+    }
+    genomes
+}
+
+/// For each of some latencies, the genome with the smallest sum of losses.
+///
+/// # Errors
+/// Never for a space that has choices.
+pub fn additive_genomes(
+    problem: &SubnetProblem<'_>,
+    scores: &BlockScores,
+) -> anyhow::Result<Vec<Genome>> {
+    let space = problem.search_space();
+    let full = space.full_genome();
+    let full_us = problem.latency_us(&full);
+    let mut variables: Vec<Vec<Choice>> = Vec::new();
+    for (gene, count) in space.cardinalities().into_iter().enumerate() {
+        let cost = |choice: usize| {
+            let mut genome = full.clone();
+            genome[gene] = choice;
+            problem.latency_us(&genome) - full_us
+        };
+        variables.push(
+            (0..count)
+                .map(|c| [cost(c), scores.loss(gene, c)])
+                .collect(),
+        );
+    }
+    let front = additive_front(&variables)?;
+    let mut genomes: Vec<Genome> = Vec::new();
+    for percent in LEVELS.rev().step_by(LEVEL_STEP) {
+        let limit = (percent as f64 / 100.0 - 1.0) * full_us;
+        let fits = front.iter().filter(|point| point.cost <= limit);
+        if let Some(best) = fits.min_by(|a, b| a.loss.total_cmp(&b.loss))
+            && !genomes.contains(&best.genome)
+        {
+            genomes.push(best.genome.clone());
+        }
+    }
+    Ok(genomes)
+}

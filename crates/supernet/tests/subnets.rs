@@ -1,0 +1,223 @@
+//! Ordering, cutting and scoring, on the tiny model.
+
+use std::path::Path;
+
+use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig, Precision, SubnetConfig};
+use lathe_supernet::checkpoint::{Checkpoint, ModelWeights};
+use lathe_supernet::{
+    Calibration, Decoder, Evaluator, Supernet, SupernetError, TokenWindows, logits,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+fn checkpoint() -> Checkpoint {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/tiny-llama");
+    Checkpoint::load(&path).unwrap()
+}
+
+fn windows(seed: u64) -> TokenWindows {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let tokens: Vec<u32> = (0..33 * 12).map(|_| rng.random_range(0..320)).collect();
+    TokenWindows::from_tokens(&tokens, 32)
+}
+
+fn ordered(checkpoint: &Checkpoint) -> Supernet {
+    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let calibration = Calibration::measure(&unordered, &windows(1), |_| {});
+    Supernet::ordered(&checkpoint.config, &checkpoint.weights, &calibration).unwrap()
+}
+
+fn uneven(model: &ModelConfig) -> SubnetConfig {
+    let mut subnet = SubnetConfig::full(model);
+    let attention = |heads, kv_heads| {
+        Some(AttentionConfig {
+            heads,
+            kv_heads,
+            precision: Precision::F32,
+        })
+    };
+    subnet.layers[0].attention = attention(2, 2);
+    subnet.layers[0].mlp = Some(MlpConfig::with_width(41));
+    subnet.layers[1].attention = None;
+    subnet.layers[2].attention = attention(2, 1);
+    subnet.layers[2].mlp = None;
+    subnet
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max)
+}
+
+#[test]
+fn ordering_keeps_the_function() {
+    let checkpoint = checkpoint();
+    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let ordered = ordered(&checkpoint);
+    let tokens: Vec<u32> = (5..45).collect();
+    let before = logits(&unordered.full(), &tokens).unwrap();
+    let after = logits(&ordered.full(), &tokens).unwrap();
+    assert!(largest_difference(&before, &after) < 1e-4);
+    assert_ne!(unordered.order(), ordered.order());
+}
+
+/// The same sub-network by zeroing in the full model: columns of `o_proj` and `down_proj` that
+/// belong to removed units become zero.
+fn masked(checkpoint: &Checkpoint, supernet: &Supernet, subnet: &SubnetConfig) -> ModelWeights {
+    let model = &checkpoint.config;
+    let mut weights = checkpoint.weights.clone();
+    for (index, layer) in weights.layers.iter_mut().enumerate() {
+        let (order, blocks) = (&supernet.order().layers[index], &subnet.layers[index]);
+        let (groups, heads) = blocks
+            .attention
+            .map_or((0, 0), |a| (a.kv_heads, a.heads_per_group()));
+        for (rank, group) in order.kv_groups.iter().enumerate() {
+            for (head_rank, head) in order.heads_in_group[rank].iter().enumerate() {
+                if rank >= groups || head_rank >= heads {
+                    let head = group * model.heads_per_group() + head;
+                    for channel in head * model.head_dim..(head + 1) * model.head_dim {
+                        layer.o_proj.column_mut(channel).fill(0.0);
+                    }
+                }
+            }
+        }
+        let width = blocks.mlp.map_or(0, |mlp| mlp.intermediate_size);
+        for neuron in &order.neurons[width..] {
+            layer.down_proj.column_mut(*neuron).fill(0.0);
+        }
+    }
+    weights
+}
+
+#[test]
+fn slicing_equals_masking_when_nothing_is_compensated() {
+    let checkpoint = checkpoint();
+    // Without mean activations there is nothing to keep as a bias.
+    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let mut calibration = Calibration::measure(&unordered, &windows(1), |_| {});
+    for layer in &mut calibration.layers {
+        for channels in [&mut layer.attention, &mut layer.mlp] {
+            channels.mean.fill(0.0);
+        }
+    }
+    let supernet =
+        Supernet::ordered(&checkpoint.config, &checkpoint.weights, &calibration).unwrap();
+    let subnet = uneven(&checkpoint.config);
+    let tokens: Vec<u32> = (100..150).collect();
+    let sliced = logits(&supernet.cut(&subnet).unwrap(), &tokens).unwrap();
+    let masked = masked(&checkpoint, &supernet, &subnet);
+    let masked = Supernet::unordered(&checkpoint.config, &masked);
+    let masked = logits(&masked.full(), &tokens).unwrap();
+    assert!(largest_difference(&sliced, &masked) < 1e-4);
+}
+
+#[test]
+fn a_removed_block_leaves_its_mean_output() {
+    // With a constant input the mean output is the output, so removal changes nothing.
+    let checkpoint = checkpoint();
+    let constant = TokenWindows::from_tokens(&[7; 33 * 4], 32);
+    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let calibration = Calibration::measure(&unordered, &constant, |_| {});
+    let supernet =
+        Supernet::ordered(&checkpoint.config, &checkpoint.weights, &calibration).unwrap();
+    let full = logits(&supernet.full(), &[7; 32]).unwrap();
+    let mut subnet = SubnetConfig::full(&checkpoint.config);
+    subnet.layers[1].mlp = None;
+    subnet.layers[2].attention = None;
+    subnet.layers[0].mlp = Some(MlpConfig::with_width(10));
+    let cut = logits(&supernet.cut(&subnet).unwrap(), &[7; 32]).unwrap();
+    assert!(largest_difference(&full, &cut) < 1e-3);
+}
+
+#[test]
+fn the_prefix_of_the_teacher_changes_no_score() {
+    let checkpoint = checkpoint();
+    let supernet = ordered(&checkpoint);
+    let windows = windows(2);
+    let evaluator = Evaluator::new(&supernet, &windows).unwrap();
+    let mut subnet = SubnetConfig::full(&checkpoint.config);
+    subnet.layers[2].mlp = Some(MlpConfig::with_width(30));
+    let cut = supernet.cut(&subnet).unwrap();
+    let quality = evaluator.perplexity_and_kl(&cut);
+    // The same by the definition, from all logits of every window.
+    let (mut loss, mut divergence, mut count) = (0.0, 0.0, 0);
+    let log_softmax = |row: &[f32]| -> Vec<f64> {
+        let total: f64 = row.iter().map(|v| f64::from(*v).exp()).sum();
+        row.iter().map(|v| f64::from(*v) - total.ln()).collect()
+    };
+    for window in windows.first(usize::MAX).chunks_exact(33) {
+        let student = logits(&cut, &window[..32]).unwrap();
+        let teacher = logits(&supernet.full(), &window[..32]).unwrap();
+        for (position, (s, t)) in student.chunks(320).zip(teacher.chunks(320)).enumerate() {
+            let (s, t) = (log_softmax(s), log_softmax(t));
+            loss -= s[window[position + 1] as usize];
+            divergence += t
+                .iter()
+                .zip(&s)
+                .map(|(t, s)| t.exp() * (t - s))
+                .sum::<f64>();
+            count += 1;
+        }
+    }
+    let count = f64::from(count);
+    assert!((quality.negative_log_likelihood - loss / count).abs() < 1e-5);
+    assert!((quality.kl_divergence.unwrap() - divergence / count).abs() < 1e-5);
+    assert_eq!(quality.tokens, windows.token_count());
+    let full = evaluator.perplexity_and_kl(&supernet.full());
+    assert!(full.kl_divergence.unwrap() < 1e-6);
+}
+
+#[test]
+fn decoding_step_by_step_equals_one_pass() {
+    let checkpoint = checkpoint();
+    let supernet = ordered(&checkpoint);
+    let subnet = supernet.cut(&uneven(&checkpoint.config)).unwrap();
+    let tokens: Vec<u32> = (20..60).collect();
+    let whole = logits(&subnet, &tokens).unwrap();
+    let mut decoder = Decoder::new(&subnet, tokens.len()).unwrap();
+    let mut last = decoder.feed(&tokens[..5]).unwrap();
+    for (position, token) in tokens.iter().enumerate().skip(5) {
+        assert!(largest_difference(&last, &whole[(position - 1) * 320..position * 320]) < 1e-3);
+        last = decoder.feed(&[*token]).unwrap();
+    }
+    assert!(matches!(
+        decoder.feed(&[1]),
+        Err(SupernetError::TooLong { .. })
+    ));
+}
+
+#[test]
+fn what_cannot_be_cut_or_run_is_refused() {
+    let checkpoint = checkpoint();
+    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let uneven = uneven(&checkpoint.config);
+    assert!(matches!(
+        unordered.cut(&uneven),
+        Err(SupernetError::NotCalibrated)
+    ));
+    let mut wide = SubnetConfig::full(&checkpoint.config);
+    wide.layers[1].mlp = Some(MlpConfig::with_width(97));
+    let message = unordered.cut(&wide).err().unwrap().to_string();
+    assert!(
+        message.contains("layers[1].mlp.intermediate_size"),
+        "{message}"
+    );
+    assert!(matches!(
+        logits(&unordered.full(), &[3, 320]),
+        Err(SupernetError::Token { position: 1, .. })
+    ));
+    assert!(matches!(
+        logits(&unordered.full(), &[0; 513]),
+        Err(SupernetError::TooLong { .. })
+    ));
+    let mut calibration = Calibration::measure(&unordered, &windows(1), |_| {});
+    calibration.layers[1].mlp.mean[3] = f64::NAN;
+    let message = Supernet::ordered(&checkpoint.config, &checkpoint.weights, &calibration);
+    assert!(message.err().unwrap().to_string().contains("channel 3"));
+    calibration.layers.pop();
+    let message = Supernet::ordered(&checkpoint.config, &checkpoint.weights, &calibration);
+    assert!(message.err().unwrap().to_string().contains("layers"));
+}

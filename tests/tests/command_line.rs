@@ -1,0 +1,378 @@
+//! What a user does at the prompt, on the tiny model, and what happens on bad input.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use lathe_arch::{MlpConfig, SubnetConfig};
+use lathe_latency::LatencyTable;
+use tempfile::TempDir;
+
+/// A folder to work in, with some text and the tiny model's name.
+struct Desk {
+    folder: TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let words = [
+            "quick", "brown", "fox", "model", "lazy", "dog", "box", "jugs", "five",
+        ];
+        let passage = |i: usize| {
+            let word = |j: usize| words[(i * 31 + j * j * 7 + i * j) % words.len()];
+            (0..60).map(word).collect::<Vec<_>>().join(" ")
+        };
+        let text: Vec<String> = (0..400).map(passage).collect();
+        fs::write(folder.path().join("text.txt"), text.join("\n\n")).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn xtask(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(lathe_tests::xtask());
+        command
+            .args(arguments)
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+            .env("LATHE_AGENT", lathe_tests::agent().program);
+        command
+    }
+
+    fn succeeds(&self, arguments: &[&str]) -> String {
+        let output = self.xtask(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The message of a command that must fail with exit code 2 and without a panic.
+    fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.xtask(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
+        assert!(!errors.contains("panicked"), "{errors}");
+        errors
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_string_lossy().into_owned()
+    }
+
+    fn model(&self) -> String {
+        lathe_tests::fixture("tiny-llama")
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    fn profile(&self) -> String {
+        let (model, table) = (self.model(), self.text("table.yaml"));
+        self.succeeds(&[
+            "profile", "--model", &model, "--quick", "--rounds", "1", "--out", &table,
+        ]);
+        table
+    }
+}
+
+#[test]
+fn profile_predict_search_export_and_report() {
+    let desk = Desk::new();
+    let (model, text, table) = (desk.model(), desk.text("text.txt"), desk.profile());
+    let sound = LatencyTable::load(Path::new(&table)).unwrap();
+    assert_eq!(sound.model.name, "tiny-llama");
+    assert!(desk.path("table.samples.jsonl").is_file());
+    assert!(!desk.path("table.work").exists());
+
+    let full: serde_json::Value =
+        serde_json::from_str(&desk.succeeds(&["predict", "--table", &table, "--json"])).unwrap();
+    assert!(full["tpot_us"].as_f64().unwrap() > 0.0);
+
+    let study = desk.text("study.db");
+    let mut search = vec![
+        "search",
+        "--model",
+        &model,
+        "--text",
+        &text,
+        "--table",
+        &table,
+        "--study",
+        &study,
+        "--evaluations",
+        "30",
+        "--tokens",
+        "512",
+        "--calibration-tokens",
+        "512",
+        "--json",
+    ];
+    let front: serde_json::Value = serde_json::from_str(&desk.succeeds(&search)).unwrap();
+    assert!(!front.as_array().unwrap().is_empty());
+    assert!(desk.path("front.csv").is_file());
+    let message = desk.fails(&search);
+    assert!(message.contains("--resume"), "{message}");
+    search.push("--resume");
+    let again: serde_json::Value = serde_json::from_str(&desk.succeeds(&search)).unwrap();
+    assert_eq!(front, again);
+
+    let front = fs::read_to_string(desk.path("front.yaml")).unwrap();
+    let front: Vec<serde_yaml::Value> = serde_yaml::from_str(&front).unwrap();
+    let subnet = serde_yaml::to_string(&front[0]["subnet"]).unwrap();
+    fs::write(desk.path("subnet.yaml"), subnet).unwrap();
+    let (subnet, out) = (desk.text("subnet.yaml"), desk.text("exported"));
+    let common = [
+        "--model",
+        &model,
+        "--text",
+        &text,
+        "--calibration-tokens",
+        "512",
+    ];
+    desk.succeeds(&[&["export", "--subnet", &subnet, "--out", &out], &common[..]].concat());
+    for file in [
+        "model.onnx",
+        "model.onnx.data",
+        "genai_config.json",
+        "tokenizer.json",
+        "subnet.yaml",
+    ] {
+        assert!(desk.path("exported").join(file).is_file(), "{file}");
+    }
+    // The manifest of an export is a sub-network too.
+    let manifest = desk.text("exported/subnet.yaml");
+    let evaluate = [
+        "evaluate", "--subnet", &manifest, "--task", "kl", "--tokens", "256", "--json",
+    ];
+    let quality = desk.succeeds(&[&evaluate, &common[..]].concat());
+    let quality: serde_json::Value = serde_json::from_str(&quality).unwrap();
+    assert!(quality["perplexity"].as_f64().unwrap() > 1.0);
+
+    let page = desk.text("report.html");
+    desk.succeeds(&[
+        "report", "--study", &study, "--model", &model, "--out", &page,
+    ]);
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("tiny-llama"));
+}
+
+#[test]
+fn quickstart_does_the_whole_job_and_does_not_repeat_it() {
+    let desk = Desk::new();
+    let (model, text, out) = (desk.model(), desk.text("text.txt"), desk.text("run"));
+    let arguments = [
+        "quickstart",
+        "--quick",
+        "--model",
+        &model,
+        "--text",
+        &text,
+        "--out",
+        &out,
+        "--evaluations",
+        "40",
+        "--tpot-ratio",
+        "0.999",
+        "--json",
+    ];
+    let first = desk.succeeds(&arguments);
+    let summary: lathe_compress::Summary = serde_json::from_str(&first).unwrap();
+    assert_eq!(summary.evaluations, 40);
+    assert!(summary.report.is_file() && summary.exported.join("model.onnx").is_file());
+    assert_eq!(
+        desk.succeeds(&arguments),
+        first,
+        "a finished run is not made again"
+    );
+}
+
+#[test]
+fn names_that_do_not_exist_are_answered_with_those_that_do() {
+    let desk = Desk::new();
+    let message = desk.fails(&["profile", "--model", "smollm3"]);
+    assert!(
+        message.contains("smollm3") && message.contains("smollm2-135m"),
+        "{message}"
+    );
+    let message = desk.fails(&["profile", "--device", "pixel"]);
+    assert!(
+        message.contains("pixel") && message.contains("local"),
+        "{message}"
+    );
+    let message = desk.fails(&["fetch", "--ort-lib", "/nowhere/lib.so"]);
+    assert!(
+        message.contains("/nowhere/lib.so") && message.contains("--ort-lib"),
+        "{message}"
+    );
+    let message = desk.fails(&["predict", "--table", "t", "--workload", "12"]);
+    assert!(message.contains("128+128"), "{message}");
+    assert!(desk.fails(&["fly"]).contains("fly"));
+}
+
+#[test]
+fn damaged_files_are_named_with_their_field() {
+    let desk = Desk::new();
+    let (model, table) = (desk.model(), desk.profile());
+    let text = fs::read_to_string(&table).unwrap();
+    let write = |name: &str, text: &str| {
+        fs::write(desk.path(name), text).unwrap();
+        desk.text(name)
+    };
+    // A table cut short, with a wrong number, from elsewhere.
+    for (damaged, word) in [
+        (text[..text.len() / 2].to_owned(), "bad.yaml"),
+        (text.replacen("median_us: ", "median_us: -", 1), "median_us"),
+        (text.replacen("version: 1", "version: 7", 1), "version"),
+    ] {
+        let table = write("bad.yaml", &damaged);
+        let message = desk.fails(&["predict", "--table", &table]);
+        assert!(
+            message.contains("bad.yaml") && message.contains(word),
+            "{message}"
+        );
+    }
+    let cpu = text
+        .lines()
+        .find(|line| line.contains("cpu_model"))
+        .unwrap();
+    let elsewhere = write(
+        "elsewhere.yaml",
+        &text.replace(cpu, "  cpu_model: another machine"),
+    );
+    let message = desk.fails(&["validate", "--table", &elsewhere, "--subnets", "2"]);
+    assert!(
+        message.contains("another machine") && message.contains("profile"),
+        "{message}"
+    );
+    let build = text.lines().find(|line| line.contains("build:")).unwrap();
+    let elsewhere = write("elsewhere.yaml", &text.replace(build, "  build: '1.0'"));
+    let message = desk.fails(&["validate", "--table", &elsewhere, "--subnets", "2"]);
+    assert!(message.contains("runtime"), "{message}");
+    // A sub-network of another model, and one that is none.
+    let dimensions = LatencyTable::load(Path::new(&table))
+        .unwrap()
+        .model
+        .dimensions;
+    let mut subnet = SubnetConfig::full(&dimensions);
+    subnet.layers[1].mlp = Some(MlpConfig::with_width(97));
+    let wide = write("wide.yaml", &serde_yaml::to_string(&subnet).unwrap());
+    let message = desk.fails(&["predict", "--table", &table, "--subnet", &wide]);
+    assert!(
+        message.contains("wide.yaml") && message.contains("layers[1].mlp"),
+        "{message}"
+    );
+    let none = write(
+        "none.yaml",
+        "version: 1\nmodel: m\nlayers:\n- attention: 3\n",
+    );
+    let message = desk.fails(&["predict", "--table", &table, "--subnet", &none]);
+    assert!(
+        message.contains("none.yaml") && message.contains("line"),
+        "{message}"
+    );
+    // A study that is none.
+    let study = write(
+        "study.db",
+        "this is no database, but a longer text than a header",
+    );
+    let common = [
+        "search", "--model", &model, "--table", &table, "--study", &study,
+    ];
+    let text = desk.text("text.txt");
+    let message = desk.fails(
+        &[
+            &common[..],
+            &[
+                "--text",
+                &text,
+                "--calibration-tokens",
+                "512",
+                "--tokens",
+                "512",
+            ],
+        ]
+        .concat(),
+    );
+    assert!(message.contains("study.db"), "{message}");
+    // A model that is none.
+    let gguf = write("model.gguf", "GGUF\u{3}\0\0\0");
+    let message = desk.fails(&["evaluate", "--model", &gguf]);
+    assert!(message.contains("model.gguf"), "{message}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_is_named_and_leaves_no_half_file() {
+    let desk = Desk::new();
+    let (model, text, out) = (desk.model(), desk.text("text.txt"), desk.text("exported"));
+    // Prepared once, so that only the export itself meets the limit.
+    let common = [
+        "--model",
+        &model,
+        "--text",
+        &text,
+        "--calibration-tokens",
+        "512",
+    ];
+    desk.succeeds(&[&["evaluate", "--tokens", "256"], &common[..]].concat());
+    // A limit on the size of files stands for a full disk; the signal that comes with it is
+    // ignored, so the write itself fails.
+    let limited = "trap '' XFSZ; ulimit -f 100; exec \"$@\"";
+    let export = desk.command(&[]);
+    let output = Command::new("bash")
+        .args(["-c", limited, "bash"])
+        .arg(export.get_program())
+        .args([&["export", "--out", &out], &common[..]].concat())
+        .current_dir(export.get_current_dir().unwrap())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("model.onnx.data"), "{errors}");
+    assert!(!errors.contains("panicked"), "{errors}");
+    let left = fs::read_dir(desk.path("exported")).unwrap().flatten();
+    let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_keeps_what_is_finished() {
+    use std::time::{Duration, Instant};
+    let desk = Desk::new();
+    let (model, table) = (desk.model(), desk.text("table.yaml"));
+    let journal = desk.path("table.samples.jsonl");
+    let arguments = [
+        "profile", "--model", &model, "--rounds", "3", "--out", &table,
+    ];
+    let mut child = desk
+        .command(&arguments)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = || fs::read_to_string(&journal).map_or(0, |text| text.lines().count());
+    let clock = Instant::now();
+    while lines() < 4 && clock.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let interrupt = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(interrupt.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let kept = lines();
+    assert!(kept >= 4 && !Path::new(&table).exists());
+    let before = fs::read_to_string(&journal).unwrap();
+    assert!(desk.fails(&arguments).contains("--resume"));
+    desk.succeeds(&[&arguments[..], &["--resume"]].concat());
+    let after = fs::read_to_string(&journal).unwrap();
+    let finished: Vec<&str> = before.lines().take(kept - 1).collect();
+    assert!(after.lines().collect::<Vec<_>>().starts_with(&finished));
+    LatencyTable::load(Path::new(&table)).unwrap();
+}

@@ -1,0 +1,124 @@
+//! What ONNX Runtime computes is what the super-network computes.
+
+use lathe_agent::{GenerateJob, SessionConfig};
+use lathe_arch::SubnetConfig;
+use lathe_export::export_onnx;
+use lathe_onnx::{LogitRows, MODEL_FILE};
+use lathe_profiler::{Agent, ProfilerError};
+use lathe_supernet::checkpoint::Checkpoint;
+use lathe_supernet::{Decoder, Subnet, Supernet, logits};
+
+/// Logits may differ by this share of the largest logit of their row: both sides sum hundreds of
+/// f32 products in different orders.
+const TOLERANCE: f32 = 1e-3;
+
+/// Exports, generates with the runtime and compares every row of logits: all rows of the
+/// prefill, then each step of a decode with the KV cache.
+fn agrees(subnet: &Subnet<'_>, prompt: &[u32], steps: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    export_onnx(folder.path(), subnet, None, LogitRows::All).unwrap();
+    let file = folder.path().join("logits");
+    let mut agent = Agent::start(&lathe_tests::agent()).unwrap();
+    let generated = agent
+        .generate(GenerateJob {
+            model: folder.path().join(MODEL_FILE),
+            session: SessionConfig { threads: 2 },
+            prompt: prompt.iter().map(|token| i64::from(*token)).collect(),
+            max_new_tokens: steps,
+            logits: Some(file.clone()),
+        })
+        .unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    let numbers = bytes
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let theirs: Vec<f32> = numbers.collect();
+    let mut ours = logits(subnet, prompt).unwrap();
+    let mut decoder = Decoder::new(subnet, prompt.len() + steps).unwrap();
+    decoder.feed(prompt).unwrap();
+    for token in &generated.tokens[..steps - 1] {
+        ours.extend(decoder.feed(&[*token as u32]).unwrap());
+    }
+    assert_eq!(ours.len(), theirs.len());
+    let vocab = subnet.supernet().model().vocab_size;
+    for (row, (ours, theirs)) in ours.chunks(vocab).zip(theirs.chunks(vocab)).enumerate() {
+        let largest = ours.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
+        for (ours, theirs) in ours.iter().zip(theirs) {
+            assert!(
+                (ours - theirs).abs() <= TOLERANCE * largest,
+                "row {row}: {ours} {theirs}"
+            );
+        }
+    }
+}
+
+fn full_and_uneven(checkpoint: &Checkpoint, supernet: &Supernet, prompt: &[u32]) {
+    let model = &checkpoint.config;
+    for config in [SubnetConfig::full(model), lathe_tests::uneven(model)] {
+        let subnet = supernet.cut(&config).unwrap();
+        agrees(&subnet, prompt, 8);
+    }
+}
+
+#[test]
+fn the_tiny_model_agrees() {
+    let (checkpoint, supernet) = lathe_tests::tiny();
+    full_and_uneven(&checkpoint, &supernet, &[3, 77, 12, 300, 9]);
+    let nothing = SubnetConfig::uniform(&checkpoint.config, None, None);
+    agrees(&supernet.cut(&nothing).unwrap(), &[3, 77, 12], 3);
+}
+
+#[test]
+fn the_real_model_agrees() {
+    let checkpoint = lathe_tests::smollm2();
+    let supernet = lathe_tests::calibrated(&checkpoint, 256);
+    let prompt = checkpoint
+        .tokenizer
+        .encode("The capital of France is a city that");
+    full_and_uneven(&checkpoint, &supernet, &prompt);
+}
+
+#[test]
+fn the_agent_names_what_it_cannot_do_and_goes_on() {
+    let mut agent = Agent::start(&lathe_tests::agent()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let garbage = folder.path().join("garbage.onnx");
+    std::fs::write(&garbage, b"not a model").unwrap();
+    for model in [folder.path().join("missing.onnx"), garbage] {
+        let name = model.file_name().unwrap().to_string_lossy().into_owned();
+        let refused = agent.generate(GenerateJob {
+            model,
+            session: SessionConfig { threads: 1 },
+            prompt: vec![1],
+            max_new_tokens: 1,
+            logits: None,
+        });
+        match refused {
+            Err(ProfilerError::Refused { message }) => {
+                assert!(message.contains(&name), "{message}")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let (_, supernet) = lathe_tests::tiny();
+    export_onnx(folder.path(), &supernet.full(), None, LogitRows::Last).unwrap();
+    let generated = agent.generate(GenerateJob {
+        model: folder.path().join(MODEL_FILE),
+        session: SessionConfig { threads: 1 },
+        prompt: vec![1, 2],
+        max_new_tokens: 4,
+        logits: None,
+    });
+    assert_eq!(generated.unwrap().tokens.len(), 4);
+}
+
+#[test]
+fn a_library_that_is_none_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("libnot.so");
+    std::fs::write(&library, b"no library").unwrap();
+    let mut command = lathe_tests::agent();
+    command.ort_lib = library;
+    let message = Agent::start(&command).err().unwrap().to_string();
+    assert!(message.contains("libnot.so"), "{message}");
+}
