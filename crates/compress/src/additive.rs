@@ -18,7 +18,7 @@ use crate::{Progress, SubnetProblem};
 /// Latencies over the full model's for which a sub-network is recommended.
 const LEVELS: std::ops::RangeInclusive<usize> = 50..=96;
 /// Steps between them, in percent.
-const LEVEL_STEP: usize = 4;
+const LEVEL_STEP: usize = 3;
 
 /// KL divergence from the full model when one gene differs from it.
 pub struct BlockScores {
@@ -118,7 +118,7 @@ impl BlockScores {
     }
 }
 
-/// One block cut: attention removed; MLP removed, at half and at three quarters of its choices.
+/// One block cut: attention removed; MLP removed, and at three quarters of its choices.
 fn single_cuts(problem: &SubnetProblem<'_>) -> Vec<Genome> {
     let full = problem.search_space().full_genome();
     let mut genomes = Vec::new();
@@ -126,7 +126,7 @@ fn single_cuts(problem: &SubnetProblem<'_>) -> Vec<Genome> {
         let choices = if gene % 2 == 0 {
             vec![0]
         } else {
-            vec![full[gene] * 3 / 4, full[gene] / 2, 0]
+            vec![full[gene] * 3 / 4, 0]
         };
         for choice in choices {
             let mut genome = full.clone();

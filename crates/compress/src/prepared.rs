@@ -109,7 +109,7 @@ impl Prepared {
 pub fn load_text(cache: &Cache, file: Option<&Path>) -> anyhow::Result<TextSplits> {
     let files: Vec<PathBuf> = match file {
         Some(file) => vec![file.to_owned()],
-        None => lathe_fetch::text(cache)?.to_vec(),
+        None => lathe_fetch::text(cache)?,
     };
     let mut passages = Vec::new();
     for file in files {

@@ -71,16 +71,16 @@ impl Effort {
         Self {
             prompts: vec![32, 128],
             depths: vec![0, 256, 1024],
-            profile_rounds: 8,
+            profile_rounds: 6,
             profile_runs: 5,
             calibration_tokens: 8192,
             block_tokens: 512,
             search_tokens: 2048,
-            evaluations: 80,
+            evaluations: 72,
             population: 24,
             test_tokens: 8192,
-            network_rounds: 5,
-            validation_subnets: 12,
+            network_rounds: 4,
+            validation_subnets: 8,
             validation_rounds: 2,
         }
     }
@@ -91,7 +91,7 @@ impl Effort {
             profile_rounds: 3,
             calibration_tokens: 4096,
             search_tokens: 1024,
-            evaluations: 40,
+            evaluations: 36,
             population: 16,
             test_tokens: 4096,
             network_rounds: 3,
@@ -432,13 +432,21 @@ impl FinalStep<'_> {
             }
             // Give the baseline as much time as it is short of, or take what it has too much.
             limit_us *= 1.004 * chosen_us / uniform_us;
-            let other = self.best_uniform(limit_us, perplexity, progress)?;
-            if other == uniform {
-                break;
+            let candidates = self.uniform_candidates(limit_us)?;
+            let same = candidates
+                .into_iter()
+                .find(|other| other.kv_heads == uniform.kv_heads);
+            match same {
+                Some(other) if other != uniform => uniform = other,
+                _ => break,
             }
-            uniform = other;
+            self.export(UNIFORM, &uniform.subnet)?;
         }
         Ok(uniform)
+    }
+
+    fn uniform_candidates(&self, limit_us: f64) -> anyhow::Result<Vec<UniformPruning>> {
+        uniform_prunings(self.model(), self.table, &self.job.workload, limit_us)
     }
 
     /// Measured times per output token of exported networks.
@@ -482,7 +490,7 @@ impl FinalStep<'_> {
         progress: Progress<'_>,
     ) -> anyhow::Result<UniformPruning> {
         progress("scoring uniform prunings", 0, 1);
-        let candidates = uniform_prunings(self.model(), self.table, &self.job.workload, limit_us)?;
+        let candidates = self.uniform_candidates(limit_us)?;
         let mut best: Option<(f64, UniformPruning)> = None;
         for candidate in candidates {
             let score = perplexity(&candidate.subnet)?;

@@ -15,7 +15,7 @@ const MAX_LINE_BYTES: u64 = 4 << 20;
 ///
 /// # Errors
 /// When fetching fails.
-pub fn text(cache: &Cache) -> Result<[PathBuf; 2], FetchError> {
+pub fn text(cache: &Cache) -> Result<Vec<PathBuf>, FetchError> {
     let item = |name: &str, sha256: &str, bytes| Item {
         package: "evals".to_owned(),
         version: "3.0.1.post1".to_owned(),
@@ -37,7 +37,7 @@ pub fn text(cache: &Cache) -> Result<[PathBuf; 2], FetchError> {
         "095ceeb4ac1248bcaac4952056c6ccd5872410fc6a8b55d46244d57f27cfbb8b",
         7_620_781,
     );
-    Ok([wikipedia.fetch(cache)?, web.fetch(cache)?])
+    Item::fetch_all(&[wikipedia, web], cache)
 }
 
 /// MMLU's test questions (2009.03300).

