@@ -20,7 +20,11 @@ impl Desk {
             "quick", "brown", "fox", "model", "lazy", "dog", "box", "jugs", "five",
         ];
         let passage = |i: usize| {
-            let word = |j: usize| words[(i * 31 + j * j * 7 + i * j) % words.len()];
+            let word = |j: usize| {
+                // Knuth's multiplicative hash: words that do not repeat in any short period.
+                let hash = ((i * 60 + j) as u32).wrapping_mul(2_654_435_761);
+                words[(hash >> 16) as usize % words.len()]
+            };
             (0..60).map(word).collect::<Vec<_>>().join(" ")
         };
         let text: Vec<String> = (0..400).map(passage).collect();

@@ -144,7 +144,7 @@ pub struct Profile {
     /// Rounds over all blocks
     #[arg(long, value_name = "N")]
     pub rounds: Option<usize>,
-    /// The table; raw samples go beside it [default: runs/<model>-<device>/table.yaml]
+    /// The table; raw samples go beside it [default: runs/MODEL-DEVICE/table.yaml]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Go on with an unfinished profile

@@ -49,12 +49,23 @@ pub fn config(model: &ModelConfig, subnet: &SubnetConfig, tokenizer: Option<&Tok
 /// What genai needs beside `tokenizer.json`.
 pub fn tokenizer_config(model: &ModelConfig, tokenizer: &Tokenizer) -> Value {
     let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
-    json!({
+    let mut config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": token(tokenizer.bos_token_id()),
-        "eos_token": token(tokenizer.eos_token_id()),
         "model_max_length": model.max_position_embeddings,
         "clean_up_tokenization_spaces": false,
-        "chat_template": tokenizer.chat_template(),
-    })
+    });
+    // genai refuses a null where it expects a text.
+    for (field, value) in [
+        ("bos_token", token(tokenizer.bos_token_id())),
+        ("eos_token", token(tokenizer.eos_token_id())),
+        (
+            "chat_template",
+            tokenizer.chat_template().map(str::to_owned),
+        ),
+    ] {
+        if let Some(value) = value {
+            config[field] = json!(value);
+        }
+    }
+    config
 }
