@@ -139,6 +139,8 @@ pub struct SummaryNetwork {
     pub measured: NetworkLatency,
     /// Perplexity on text that neither calibration nor search has seen.
     pub perplexity: f64,
+    /// Perplexity on the text of the search, as its evaluations have it.
+    pub search_perplexity: f64,
 }
 
 /// What came out.
@@ -208,6 +210,7 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
         prepared: &prepared,
         table: &table,
         problem: &problem,
+        search: &evaluator,
         front: &front,
     };
     let [base, chosen, uniform] = cached(&job.folder.join("networks.json"), &key, || {
@@ -358,6 +361,7 @@ struct FinalStep<'a> {
     prepared: &'a Prepared,
     table: &'a LatencyTable,
     problem: &'a SubnetProblem<'a>,
+    search: &'a Evaluator<'a>,
     front: &'a [Evaluation],
 }
 
@@ -539,6 +543,10 @@ impl FinalStep<'_> {
                 predicted_tpot_us: self.table.predict(subnet, &self.job.workload)?.tpot_us,
                 measured,
                 perplexity: perplexity(subnet)?,
+                search_perplexity: {
+                    let cut = self.prepared.supernet.cut(subnet)?;
+                    self.search.perplexity(&cut).perplexity()
+                },
             });
         }
         let summaries: Result<[SummaryNetwork; 3], _> = summaries.try_into();

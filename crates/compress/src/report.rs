@@ -147,7 +147,8 @@ fn network(network: &SummaryNetwork) -> Point {
         label: network.label.clone(),
         latency_us: network.predicted_tpot_us,
         measured_latency_us: Some(network.measured.tpot.median_us),
-        perplexity: network.perplexity,
+        // In one picture with the evaluations, so on their text.
+        perplexity: network.search_perplexity,
         parameters: network.parameters,
         layers: layers(&network.subnet),
     }
@@ -173,7 +174,10 @@ fn summary_rows(summary: &Summary) -> Vec<SummaryRow> {
             Unit::Microseconds,
             |n| n.predicted_tpot_us,
         ),
-        row("Perplexity", Unit::Plain, |n| n.perplexity),
+        row("Perplexity on held-out text", Unit::Plain, |n| n.perplexity),
+        row("Perplexity on the search's text", Unit::Plain, |n| {
+            n.search_perplexity
+        }),
         row("Parameters", Unit::Count, |n| n.parameters as f64),
     ]
 }
