@@ -81,7 +81,7 @@ fn greedy_tokens_and_tokenization_are_ours() {
     let (checkpoint, supernet) = lathe_tests::tiny();
     let model = &checkpoint.config;
     let text = "the quick brown model";
-    let prompt = checkpoint.tokenizer.encode(text);
+    let prompt = checkpoint.tokenizer.encode(text).unwrap();
     for config in [SubnetConfig::full(model), lathe_tests::uneven(model)] {
         let subnet = supernet.cut(&config).unwrap();
         let folder = tempfile::tempdir().unwrap();

@@ -74,7 +74,8 @@ fn the_real_model_agrees() {
     let supernet = lathe_tests::calibrated(&checkpoint, 256);
     let prompt = checkpoint
         .tokenizer
-        .encode("The capital of France is a city that");
+        .encode("The capital of France is a city that")
+        .unwrap();
     full_and_uneven(&checkpoint, &supernet, &prompt);
 }
 

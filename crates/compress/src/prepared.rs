@@ -94,7 +94,8 @@ impl Prepared {
     /// # Errors
     /// When the part has too little text.
     pub fn windows(&self, split: Split, tokens: usize) -> anyhow::Result<TokenWindows> {
-        let window_tokens = WINDOW_TOKENS.min(self.model().max_position_embeddings);
+        let context = self.model().max_position_embeddings;
+        let window_tokens = WINDOW_TOKENS.min(context).min(tokens).max(1);
         let windows = tokens.div_ceil(window_tokens).max(1);
         Ok(self
             .text

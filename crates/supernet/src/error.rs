@@ -2,12 +2,17 @@ use std::path::PathBuf;
 
 use lathe_arch::ArchError;
 
+use crate::checkpoint::TokenizeError;
+
 /// What can go wrong between a checkpoint and a score.
 #[derive(Debug, thiserror::Error)]
 pub enum SupernetError {
     /// The sub-network does not fit the model.
     #[error(transparent)]
     Arch(#[from] ArchError),
+    /// A text cannot be split into tokens.
+    #[error(transparent)]
+    Tokenize(#[from] TokenizeError),
     /// A pruned sub-network was asked of a super-network without calibration.
     #[error(
         "the super-network has no calibration, so it can only be used whole: calibrate it first"

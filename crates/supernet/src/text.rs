@@ -83,7 +83,7 @@ impl TextSplits {
             if tokens.len() >= wanted {
                 break;
             }
-            tokens.extend(tokenizer.encode(&format!("{passage}\n\n")));
+            tokens.extend(tokenizer.encode(&format!("{passage}\n\n"))?);
         }
         let found = tokens.len() / (window_len + 1);
         if found < windows {

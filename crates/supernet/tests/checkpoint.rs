@@ -48,7 +48,10 @@ fn all_forms_of_a_model_are_equal() {
             "a model 42, again\n",
             "<|im_start|>jugs é",
         ] {
-            assert_eq!(folder.tokenizer.encode(text), other.tokenizer.encode(text));
+            assert_eq!(
+                folder.tokenizer.encode(text).unwrap(),
+                other.tokenizer.encode(text).unwrap()
+            );
         }
     }
     assert_eq!(folder.config, sharded.config);
@@ -63,7 +66,10 @@ fn logits_and_greedy_tokens_are_those_of_transformers() {
     let checkpoint = Checkpoint::load(&fixture("tiny-llama")).unwrap();
     let supernet = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
     for prompt in read::<TinyLogits>("tiny_logits.json").prompts {
-        assert_eq!(checkpoint.tokenizer.encode(&prompt.text), prompt.token_ids);
+        assert_eq!(
+            checkpoint.tokenizer.encode(&prompt.text).unwrap(),
+            prompt.token_ids
+        );
         let all = logits(&supernet.full(), &prompt.token_ids).unwrap();
         let last = &all[all.len() - prompt.last_logits.len()..];
         for (got, want) in last.iter().zip(&prompt.last_logits) {

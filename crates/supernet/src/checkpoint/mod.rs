@@ -14,7 +14,7 @@ mod tokenizer;
 mod weights;
 
 pub use error::CheckpointError;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{TokenizeError, Tokenizer};
 pub use weights::{LayerWeights, ModelWeights};
 
 /// A model as it came out of pretraining.

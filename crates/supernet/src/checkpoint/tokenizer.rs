@@ -15,6 +15,16 @@ const USER_DEFINED: f64 = 4.0;
 /// The splitting pattern of Llama 3.
 const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// A text that cannot be split into tokens.
+#[derive(Debug, thiserror::Error)]
+#[error("the text that begins with {start:?} cannot be tokenized: {reason}")]
+pub struct TokenizeError {
+    /// Where the text begins.
+    pub start: String,
+    /// What the tokenizer says.
+    pub reason: String,
+}
+
 /// A model's tokenizer.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -26,9 +36,16 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Token ids of `text`, without adding any special token.
-    pub fn encode(&self, text: &str) -> Vec<u32> {
+    ///
+    /// # Errors
+    /// When the splitting pattern gives up on the text, as it may on pathological input.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
         let encoding = self.inner.encode_fast(text, false);
-        encoding.map_or_else(|_| Vec::new(), |encoding| encoding.get_ids().to_vec())
+        let encoding = encoding.map_err(|error| TokenizeError {
+            start: text.chars().take(40).collect(),
+            reason: error.to_string(),
+        })?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of token ids, special tokens included.
