@@ -79,7 +79,7 @@ impl Effort {
             evaluations: 72,
             population: 24,
             test_tokens: 8192,
-            network_rounds: 5,
+            network_rounds: 9,
             validation_subnets: 8,
             validation_rounds: 2,
         }
@@ -95,7 +95,7 @@ impl Effort {
             evaluations: 36,
             population: 16,
             test_tokens: 4096,
-            network_rounds: 3,
+            network_rounds: 5,
             validation_subnets: 5,
             validation_rounds: 1,
             ..Self::standard()
