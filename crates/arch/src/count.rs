@@ -3,7 +3,10 @@
 //! A block that is smaller than the model's, or removed, leaves a bias of `hidden_size` numbers
 //! behind: the mean output of what was cut away. A block at full size has none.
 
-use crate::{AttentionConfig, BlockShape, MlpConfig, ModelConfig, Phase, SubnetConfig};
+use crate::{
+    AttentionConfig, BlockShape, HeadConfig, LogitRows, MlpConfig, ModelConfig, Phase, Precision,
+    SubnetConfig,
+};
 
 /// The two blocks of the full model, which decide whether a block was pruned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,17 @@ impl FullShapes {
             mlp: MlpConfig::full(model),
         }
     }
+
+    /// Whether an attention block has lost units or is removed, in whatever precision.
+    pub fn is_attention_pruned(&self, block: Option<AttentionConfig>) -> bool {
+        let size = |block: AttentionConfig| (block.heads, block.kv_heads);
+        block.map(size) != Some(size(self.attention))
+    }
+
+    /// Whether an MLP block has lost neurons or is removed, in whatever precision.
+    pub fn is_mlp_pruned(&self, block: Option<MlpConfig>) -> bool {
+        block.map(|block| block.intermediate_size) != Some(self.mlp.intermediate_size)
+    }
 }
 
 impl BlockShape {
@@ -32,7 +46,7 @@ impl BlockShape {
     pub fn matrix_weights(&self, model: &ModelConfig) -> u64 {
         let hidden = model.hidden_size as u64;
         match self {
-            BlockShape::EmbeddingAndHead => model.vocab_size as u64 * hidden,
+            BlockShape::EmbeddingAndHead(_) => model.vocab_size as u64 * hidden,
             BlockShape::Attention(a) => {
                 let rows = 2 * a.heads as u64 + 2 * a.kv_heads as u64;
                 rows * model.head_dim as u64 * hidden
@@ -41,24 +55,57 @@ impl BlockShape {
         }
     }
 
+    /// Inputs and outputs of each of the block's matrices, as they are stored.
+    fn matrices(&self, model: &ModelConfig) -> Vec<(u64, u64)> {
+        let hidden = model.hidden_size as u64;
+        let head = model.head_dim as u64;
+        match self {
+            BlockShape::EmbeddingAndHead(_) => vec![(hidden, model.vocab_size as u64)],
+            BlockShape::Attention(a) => {
+                let (heads, groups) = (a.heads as u64, a.kv_heads as u64);
+                vec![
+                    (hidden, (heads + 2 * groups) * head),
+                    (heads * head, hidden),
+                ]
+            }
+            BlockShape::Mlp(m) => {
+                let width = m.intermediate_size as u64;
+                vec![(hidden, width), (hidden, width), (width, hidden)]
+            }
+        }
+    }
+
     /// Bytes of the matrices, which one decode step streams from memory.
     pub fn weight_bytes(&self, model: &ModelConfig) -> u64 {
-        let precision = match self {
-            BlockShape::EmbeddingAndHead => crate::Precision::F32,
-            BlockShape::Attention(a) => a.precision,
-            BlockShape::Mlp(m) => m.precision,
+        let matrices = self.matrices(model).into_iter();
+        matrices
+            .map(|(inputs, outputs)| self.precision().matrix_bytes(inputs, outputs))
+            .sum()
+    }
+
+    /// Bytes that one pass has to move at least: the matrices once, keys and values of the past
+    /// read, those of the new tokens written and read, the residual stream in and out.
+    pub fn traffic_bytes(&self, model: &ModelConfig, phase: &Phase) -> u64 {
+        let batch = phase.batch() as u64;
+        let tokens = phase.new_tokens() as u64;
+        let context = tokens + phase.past_tokens() as u64;
+        let stream = 2 * 4 * tokens * model.hidden_size as u64;
+        let logits = match self {
+            BlockShape::EmbeddingAndHead(head) => 4 * head.rows(tokens) * model.vocab_size as u64,
+            BlockShape::Attention(_) | BlockShape::Mlp(_) => 0,
         };
-        precision.bytes(self.matrix_weights(model))
+        let cache = self.kv_bytes_per_token(model) * context;
+        self.weight_bytes(model) + batch * (stream + cache + logits)
     }
 
     /// Floating point operations of one pass: two per multiply-accumulate of the matrices and of
-    /// attention (causal: only positions that are seen). The LM head runs on the last position.
+    /// attention (causal: only positions that are seen).
     pub fn flops(&self, model: &ModelConfig, phase: &Phase) -> u64 {
         let batch = phase.batch() as u64;
         let tokens = phase.new_tokens() as u64;
         let matrices = 2 * self.matrix_weights(model);
         match self {
-            BlockShape::EmbeddingAndHead => batch * matrices,
+            BlockShape::EmbeddingAndHead(head) => batch * head.rows(tokens) * matrices,
             BlockShape::Mlp(_) => batch * tokens * matrices,
             BlockShape::Attention(a) => {
                 let past = phase.past_tokens() as u64;
@@ -73,7 +120,17 @@ impl BlockShape {
     pub fn kv_bytes_per_token(&self, model: &ModelConfig) -> u64 {
         match self {
             BlockShape::Attention(a) => 2 * 4 * (a.kv_heads * model.head_dim) as u64,
-            BlockShape::EmbeddingAndHead | BlockShape::Mlp(_) => 0,
+            BlockShape::EmbeddingAndHead(_) | BlockShape::Mlp(_) => 0,
+        }
+    }
+}
+
+impl HeadConfig {
+    /// Positions of `tokens` that are scored.
+    fn rows(&self, tokens: u64) -> u64 {
+        match self.logit_rows {
+            LogitRows::Last => 1,
+            LogitRows::All => tokens,
         }
     }
 }
@@ -93,16 +150,16 @@ impl SubnetConfig {
             .layers
             .iter()
             .map(|layer| {
-                u64::from(layer.attention != Some(full.attention))
-                    + u64::from(layer.mlp != Some(full.mlp))
+                u64::from(full.is_attention_pruned(layer.attention))
+                    + u64::from(full.is_mlp_pruned(layer.mlp))
             })
             .sum::<u64>();
         ends + blocks + biases * hidden
     }
 
-    /// Floating point operations of one pass.
+    /// Floating point operations of one pass with the LM head on the last position.
     pub fn flops(&self, model: &ModelConfig, phase: &Phase) -> u64 {
-        let ends = BlockShape::EmbeddingAndHead.flops(model, phase);
+        let ends = self.head(LogitRows::Last).flops(model, phase);
         ends + self
             .blocks()
             .map(|block| block.flops(model, phase))
@@ -111,14 +168,21 @@ impl SubnetConfig {
 
     /// Bytes of all parameters as stored.
     pub fn weight_bytes(&self, model: &ModelConfig) -> u64 {
-        let matrices =
-            |block: &BlockShape| (block.matrix_weights(model), block.weight_bytes(model));
-        let (weights, bytes) = self.blocks().map(|b| matrices(&b)).fold(
-            (0, 0),
-            |(weights, bytes), (block_weights, block_bytes)| {
-                (weights + block_weights, bytes + block_bytes)
-            },
-        );
+        let head = self.head(LogitRows::Last);
+        // An untied embedding stays f32: a lookup reads one row of it.
+        let embedding = head.with_precision(Precision::F32);
+        let ends = [head]
+            .into_iter()
+            .chain((!model.tie_word_embeddings).then_some(embedding));
+        let (weights, bytes) = self
+            .blocks()
+            .chain(ends)
+            .fold((0, 0), |(weights, bytes), block| {
+                (
+                    weights + block.matrix_weights(model),
+                    bytes + block.weight_bytes(model),
+                )
+            });
         bytes + 4 * (self.parameters(model) - weights)
     }
 
@@ -162,6 +226,19 @@ mod tests {
             removed.parameters(&model),
             full.parameters(&model) - 3 * 1536 * 576 - 576 + 576
         );
+    }
+
+    #[test]
+    fn quantised_matrices_carry_a_scale_for_every_block() {
+        let model = ModelConfig::smollm2_135m();
+        let full = SubnetConfig::full(&model);
+        let matrices = full.parameters(&model) - 61 * 576;
+        for (precision, bits) in [(Precision::Int8, 9), (Precision::Int4, 5)] {
+            let bytes = full.clone().with_precision(precision).weight_bytes(&model);
+            assert_eq!(bytes, matrices * bits / 8 + 4 * 61 * 576);
+        }
+        // 40 inputs take two blocks of 32.
+        assert_eq!(Precision::Int4.matrix_bytes(40, 3), 3 * 2 * 20);
     }
 
     #[test]

@@ -11,6 +11,12 @@ pub enum ArchError {
         /// What a right value looks like.
         reason: &'static str,
     },
+    /// A word that is no precision.
+    #[error("`{text}` is no precision: expected f32, int8 or int4")]
+    Precision {
+        /// What was given.
+        text: String,
+    },
     /// The sub-network was written for another version of the format.
     #[error(
         "subnet field `version` is {found}, this program reads version {expected}: write the file anew with this program"

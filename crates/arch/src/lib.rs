@@ -25,7 +25,7 @@ mod space;
 mod subnet;
 mod workload;
 
-pub use block::{BlockShape, Precision};
+pub use block::{BlockShape, HeadConfig, LogitRows, Precision, QUANTIZATION_BLOCK};
 pub use count::FullShapes;
 pub use error::ArchError;
 pub use model::{Family, ModelConfig, RopeScaling};

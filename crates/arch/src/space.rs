@@ -1,7 +1,9 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{ArchError, AttentionConfig, BlockShape, LayerConfig, MlpConfig, ModelConfig};
-use crate::{SUBNET_VERSION, SubnetConfig};
+use crate::{
+    ArchError, AttentionConfig, BlockShape, HeadConfig, LayerConfig, MlpConfig, ModelConfig,
+};
+use crate::{Precision, SUBNET_VERSION, SubnetConfig};
 
 /// A search space as written in a model's YAML: the same choices for every layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +126,7 @@ impl SearchSpace {
         Ok(SubnetConfig {
             version: SUBNET_VERSION,
             model: self.model_name.clone(),
+            head_precision: Precision::F32,
             layers: genome
                 .chunks_exact(2)
                 .enumerate()
@@ -163,7 +166,7 @@ impl SearchSpace {
     pub fn shapes(&self) -> Vec<BlockShape> {
         let attention = self.attention.iter().flatten().copied();
         let mlp = self.mlp.iter().flatten().copied();
-        std::iter::once(BlockShape::EmbeddingAndHead)
+        std::iter::once(BlockShape::EmbeddingAndHead(HeadConfig::default()))
             .chain(attention.map(BlockShape::Attention))
             .chain(mlp.map(BlockShape::Mlp))
             .collect()

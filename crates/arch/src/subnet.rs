@@ -1,6 +1,6 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{ArchError, BlockShape, ModelConfig, Precision};
+use crate::{ArchError, BlockShape, HeadConfig, LogitRows, ModelConfig, Precision};
 
 /// Version of the sub-network format that this program reads and writes.
 pub const SUBNET_VERSION: u32 = 1;
@@ -30,6 +30,9 @@ pub struct SubnetConfig {
     pub version: u32,
     /// Name of the model it was cut from.
     pub model: String,
+    /// Precision of the embedding and the LM head.
+    #[serde(default, skip_serializing_if = "is_f32")]
+    pub head_precision: Precision,
     /// The blocks of each layer, from the embedding to the head.
     pub layers: Vec<LayerConfig>,
 }
@@ -125,6 +128,7 @@ impl SubnetConfig {
         Self {
             version: SUBNET_VERSION,
             model: String::new(),
+            head_precision: Precision::F32,
             layers: vec![LayerConfig { attention, mlp }; model.num_hidden_layers],
         }
     }
@@ -133,6 +137,36 @@ impl SubnetConfig {
     pub fn named(mut self, model: &str) -> Self {
         model.clone_into(&mut self.model);
         self
+    }
+
+    /// The same sub-network with all weights in one precision.
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.head_precision = precision;
+        for layer in &mut self.layers {
+            if let Some(attention) = &mut layer.attention {
+                attention.precision = precision;
+            }
+            if let Some(mlp) = &mut layer.mlp {
+                mlp.precision = precision;
+            }
+        }
+        self
+    }
+
+    /// The precision of all weights, when it is one.
+    pub fn common_precision(&self) -> Option<Precision> {
+        let head = self.head_precision;
+        self.blocks()
+            .all(|block| block.precision() == head)
+            .then_some(head)
+    }
+
+    /// The two ends of the network.
+    pub fn head(&self, logit_rows: LogitRows) -> BlockShape {
+        BlockShape::EmbeddingAndHead(HeadConfig {
+            precision: self.head_precision,
+            logit_rows,
+        })
     }
 
     /// Checks that every block fits the model.
@@ -217,6 +251,10 @@ fn check_mlp(layer: usize, mlp: &MlpConfig, model: &ModelConfig) -> Result<(), A
             model.intermediate_size
         ),
     })
+}
+
+fn is_f32(precision: &Precision) -> bool {
+    *precision == Precision::F32
 }
 
 /// `none` or a mapping, so that a removed block is a word and not an absent line.

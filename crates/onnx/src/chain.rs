@@ -53,7 +53,7 @@ impl Chain<'_> {
             BlockShape::Mlp(shape) if self.copies > 0 => {
                 self.mlp(&mut graph, &mut residual, shape);
             }
-            BlockShape::Attention(_) | BlockShape::Mlp(_) | BlockShape::EmbeddingAndHead => {
+            BlockShape::Attention(_) | BlockShape::Mlp(_) | BlockShape::EmbeddingAndHead(_) => {
                 return Err(OnnxError::EmptyChain {
                     copies: self.copies,
                     block: self.block.to_string(),
@@ -76,7 +76,7 @@ impl Chain<'_> {
         let rotary = Rotary::new(self.model, self.positions);
         self.check_rotary_bytes()?;
         let shared = AttentionInputs::new(graph, &rotary, inline);
-        let is_pruned = shape != FullShapes::of(self.model).attention;
+        let is_pruned = FullShapes::of(self.model).is_attention_pruned(Some(shape));
         for copy in 0..self.copies {
             block::attention(graph, residual, &shared, self.model, copy, shape);
             residual.add_bias(self.placeholder_bias(is_pruned));
@@ -85,7 +85,7 @@ impl Chain<'_> {
     }
 
     fn mlp(&self, graph: &mut GraphBuilder, residual: &mut Residual, shape: MlpConfig) {
-        let is_pruned = shape != FullShapes::of(self.model).mlp;
+        let is_pruned = FullShapes::of(self.model).is_mlp_pruned(Some(shape));
         for copy in 0..self.copies {
             block::mlp(graph, residual, self.model, copy, shape);
             residual.add_bias(self.placeholder_bias(is_pruned));

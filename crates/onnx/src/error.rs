@@ -57,6 +57,18 @@ pub enum OnnxError {
         /// Bytes that fit.
         limit: u64,
     },
+    /// A quantised embedding needs whole blocks.
+    #[error(
+        "head_precision: {precision}, but hidden_size {hidden_size} is no multiple of {block}: keep the head in f32"
+    )]
+    PartialBlock {
+        /// The precision asked for.
+        precision: lathe_arch::Precision,
+        /// Width of the embedding.
+        hidden_size: usize,
+        /// Weights that share a scale.
+        block: usize,
+    },
     /// The disk has no room for a file.
     #[error(
         "{path}: the disk is full, the file needs {bytes} bytes: free space or write elsewhere"

@@ -1,6 +1,9 @@
 //! Puts a graph together and plans where its weights lie in the data file.
 
+use lathe_arch::{Precision, QUANTIZATION_BLOCK};
+
 use crate::OnnxError;
+use crate::linear::Linear;
 use crate::proto::{
     Attribute, Dimension, DimensionValue, ElementType, Graph, Model, Node, OperatorSetId, Shape,
     StringStringEntry, Tensor, TensorType, Type, ValueInfo,
@@ -31,6 +34,13 @@ pub(crate) const TOTAL: Dim = Dim::Symbol("total_sequence_length");
 pub(crate) enum External {
     /// The weight source's values.
     Weight(TensorRole),
+    /// The weight source's values in blocks: the weights, and from byte `scales` on the scales.
+    Quantized {
+        role: TensorRole,
+        precision: Precision,
+        inputs: usize,
+        scales: u64,
+    },
     /// A bias: these values.
     Values(Vec<f32>),
     /// A rotary table, which is no parameter.
@@ -46,6 +56,13 @@ pub(crate) struct ExternalTensor {
     pub offset: u64,
     /// Bytes of its values.
     pub bytes: u64,
+}
+
+/// Names of a quantised matrix's two tensors, and where its bytes begin.
+pub(crate) struct QuantizedTensors {
+    pub weights: String,
+    pub scales: String,
+    offset: u64,
 }
 
 /// A finished graph and the plan of its data file.
@@ -104,18 +121,84 @@ impl GraphBuilder {
         self.external(name.to_owned(), External::Rotary(table), &shape)
     }
 
+    /// A quantised matrix in the data file: weights
+    /// `[outputs, blocks, QUANTIZATION_BLOCK * bits / 8]` and scales `[outputs, blocks]`.
+    pub fn quantized(&mut self, linear: &Linear) -> QuantizedTensors {
+        let blocks = linear.inputs.div_ceil(QUANTIZATION_BLOCK);
+        let block_bytes = QUANTIZATION_BLOCK * linear.precision.bits() / 8;
+        let weight_shape = [linear.outputs, blocks, block_bytes];
+        let scale_shape = [linear.outputs, blocks];
+        let weight_bytes = float_bytes(&weight_shape) / 4;
+        let aligned = weight_bytes.checked_next_multiple_of(ALIGNMENT);
+        let scales = aligned.unwrap_or(u64::MAX);
+        let offset = self.next_offset();
+        let tensors = QuantizedTensors {
+            weights: format!("{}.qweight", linear.weight),
+            scales: format!("{}.scales", linear.weight),
+            offset,
+        };
+        self.initializer(&tensors.weights, ElementType::Uint8, &weight_shape, offset);
+        let scale_offset = offset.saturating_add(scales);
+        self.initializer(
+            &tensors.scales,
+            ElementType::Float,
+            &scale_shape,
+            scale_offset,
+        );
+        let content = External::Quantized {
+            role: linear.role,
+            precision: linear.precision,
+            inputs: linear.inputs,
+            scales,
+        };
+        let bytes = scales.saturating_add(float_bytes(&scale_shape));
+        let shape = vec![linear.inputs, linear.outputs];
+        self.reserve(content, shape, offset, bytes);
+        tensors
+    }
+
+    /// The weights of `tensors` once more in another shape, over the same bytes.
+    pub fn view(&mut self, name: &str, tensors: &QuantizedTensors, shape: &[usize]) -> String {
+        self.initializer(name, ElementType::Uint8, shape, tensors.offset);
+        name.to_owned()
+    }
+
     fn external(&mut self, name: String, content: External, shape: &[usize]) -> String {
+        let offset = self.next_offset();
+        self.initializer(&name, ElementType::Float, shape, offset);
+        self.reserve(content, shape.to_vec(), offset, float_bytes(shape));
+        name
+    }
+
+    fn next_offset(&self) -> u64 {
         let offset = self.data_bytes.checked_next_multiple_of(ALIGNMENT);
-        let offset = offset.unwrap_or(u64::MAX);
-        let length = float_bytes(shape);
+        offset.unwrap_or(u64::MAX)
+    }
+
+    fn reserve(&mut self, content: External, shape: Vec<usize>, offset: u64, bytes: u64) {
+        self.external.push(ExternalTensor {
+            content,
+            shape,
+            offset,
+            bytes,
+        });
+        self.data_bytes = offset.saturating_add(bytes);
+    }
+
+    /// A constant whose bytes lie at `offset` of the data file.
+    fn initializer(&mut self, name: &str, element: ElementType, shape: &[usize], offset: u64) {
+        let length = match element {
+            ElementType::Uint8 => float_bytes(shape) / 4,
+            ElementType::Float | ElementType::Int32 | ElementType::Int64 => float_bytes(shape),
+        };
         let entry = |key: &str, value: String| StringStringEntry {
             key: key.to_owned(),
             value,
         };
         self.graph.initializer.push(Tensor {
             dims: dims(shape),
-            data_type: ElementType::Float as i32,
-            name: name.clone(),
+            data_type: element as i32,
+            name: name.to_owned(),
             raw_data: Vec::new(),
             external_data: vec![
                 entry("location", self.data_file.clone()),
@@ -124,14 +207,6 @@ impl GraphBuilder {
             ],
             data_location: 1,
         });
-        self.external.push(ExternalTensor {
-            content,
-            shape: shape.to_vec(),
-            offset,
-            bytes: length,
-        });
-        self.data_bytes = offset.saturating_add(length);
-        name
     }
 
     /// A small integer constant inside the model file.

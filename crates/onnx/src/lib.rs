@@ -23,7 +23,10 @@ mod block;
 mod chain;
 mod error;
 mod graph;
+mod head;
+mod linear;
 mod network;
+pub mod quantize;
 mod random;
 mod rotary;
 mod weights;
@@ -31,7 +34,8 @@ mod write;
 
 pub use chain::Chain;
 pub use error::OnnxError;
-pub use network::{LogitRows, Network};
+pub use lathe_arch::LogitRows;
+pub use network::Network;
 pub use random::{RandomWeights, random_weights};
 pub use weights::{BlockKind, TensorRole, WeightSource};
 pub use write::{

@@ -1,23 +1,14 @@
 //! A whole sub-network, with the inputs and outputs that onnxruntime-genai expects.
 
-use lathe_arch::{ModelConfig, SubnetConfig};
+use lathe_arch::{LogitRows, ModelConfig, SubnetConfig};
 
 use crate::OnnxError;
 use crate::block::{self, AttentionInputs, Residual};
-use crate::graph::{BATCH, Dim, GraphBuilder, Plan, SEQUENCE, TOTAL, integer};
+use crate::graph::{BATCH, Dim, GraphBuilder, Plan, SEQUENCE, TOTAL};
+use crate::head::Head;
 use crate::proto::ElementType;
 use crate::rotary::Rotary;
 use crate::weights::{BlockKind, TensorRole, WeightSource};
-
-/// For which positions the LM head runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogitRows {
-    /// Every position: `[batch_size, sequence_length, vocab_size]`.
-    All,
-    /// Only the last, all that generation needs: `[batch_size, 1, vocab_size]`. Sequences side
-    /// by side must have the same length.
-    Last,
-}
 
 /// A sub-network to be written.
 ///
@@ -34,7 +25,8 @@ pub struct Network<'a> {
     pub subnet: &'a SubnetConfig,
     /// Its weights.
     pub weights: &'a dyn WeightSource,
-    /// For which positions the LM head runs.
+    /// For which positions the LM head runs. With [`LogitRows::Last`] the logits are
+    /// `[batch_size, 1, vocab_size]`, and sequences side by side must have the same length.
     pub logit_rows: LogitRows,
 }
 
@@ -46,12 +38,14 @@ impl Network<'_> {
         let ids = graph.input("input_ids", ElementType::Int64, &[BATCH, SEQUENCE]);
         let shared = self.attention_inputs(&mut graph);
         self.declare_logits(&mut graph);
-        let shape = [self.model.vocab_size, self.model.hidden_size];
-        let name = "model.embed_tokens.weight".to_owned();
-        let embedding = graph.weight(name, TensorRole::Embedding, &shape);
-        let node = "/model/embed_tokens/Gather";
+        let head = Head::new(
+            &mut graph,
+            self.model,
+            self.subnet.head_precision,
+            self.logit_rows,
+        )?;
         let mut residual = Residual {
-            root: graph.node(node, "Gather", &[&embedding, &ids], vec![]),
+            root: head.embed(&mut graph, &ids),
             skip: None,
             bias: None,
         };
@@ -59,7 +53,7 @@ impl Network<'_> {
         let layers = self.model.num_hidden_layers;
         let norm = format!("/model/layers.{layers}/final_norm_layernorm");
         let normed = residual.norm(&mut graph, &norm, TensorRole::FinalNorm, self.model);
-        self.head(&mut graph, &normed, &embedding);
+        head.logits(&mut graph, &normed);
         let subnet = serde_json::to_string(self.subnet)
             .expect("a sub-network is numbers, words and lists, all of which JSON has");
         graph.finish(&[
@@ -119,50 +113,5 @@ impl Network<'_> {
             }),
             Some(_) | None => Ok(bias),
         }
-    }
-
-    fn head(&self, graph: &mut GraphBuilder, normed: &str, embedding: &str) {
-        let rows = match self.logit_rows {
-            LogitRows::All => normed.to_owned(),
-            LogitRows::Last => {
-                let last = graph.integers("/lm_head/constants/last", &[], &[-1]);
-                let axis = vec![integer("axis", 1)];
-                graph.node("/lm_head/Gather", "Gather", &[normed, &last], axis)
-            }
-        };
-        let logits = self.project(graph, &rows, embedding);
-        let logits = match self.logit_rows {
-            LogitRows::All => logits,
-            LogitRows::Last => {
-                let axis = graph.integers("/lm_head/constants/axis", &[1], &[1]);
-                let node = "/lm_head/Unsqueeze";
-                graph.node(node, "Unsqueeze", &[&logits, &axis], vec![])
-            }
-        };
-        graph.rename(&logits, "logits");
-    }
-
-    /// The product with the head's matrix. A tied matrix is stored once: `Gemm` reads it as it
-    /// is, which at one row costs what `MatMul` costs. `Gemm` has two dimensions and the
-    /// reshaping around it costs 5 % at 128 rows, so many rows take a transposed copy, which
-    /// ONNX Runtime makes once, when it loads the model.
-    fn project(&self, graph: &mut GraphBuilder, rows: &str, embedding: &str) -> String {
-        let model = self.model;
-        let head = match (model.tie_word_embeddings, self.logit_rows) {
-            (true, LogitRows::Last) => {
-                let transposed = vec![integer("transB", 1)];
-                let inputs = [rows, embedding];
-                return graph.node("/lm_head/Gemm", "Gemm", &inputs, transposed);
-            }
-            (true, LogitRows::All) => {
-                graph.node("/lm_head/Transpose", "Transpose", &[embedding], vec![])
-            }
-            (false, LogitRows::All | LogitRows::Last) => {
-                let name = "lm_head.MatMul.weight".to_owned();
-                let shape = [model.hidden_size, model.vocab_size];
-                graph.weight(name, TensorRole::LmHead, &shape)
-            }
-        };
-        graph.node("/lm_head/MatMul", "MatMul", &[rows, &head], vec![])
     }
 }

@@ -196,6 +196,8 @@ pub struct OperatorSetId {
 pub enum ElementType {
     /// f32
     Float = 1,
+    /// u8
+    Uint8 = 2,
     /// i32
     Int32 = 6,
     /// i64

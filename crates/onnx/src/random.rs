@@ -65,8 +65,8 @@ impl WeightSource for RandomWeights<'_> {
         let full = FullShapes::of(self.model);
         let blocks = self.subnet.layers.get(layer)?;
         let (is_pruned, kind) = match block {
-            BlockKind::Attention => (blocks.attention != Some(full.attention), 11),
-            BlockKind::Mlp => (blocks.mlp != Some(full.mlp), 12),
+            BlockKind::Attention => (full.is_attention_pruned(blocks.attention), 11),
+            BlockKind::Mlp => (full.is_mlp_pruned(blocks.mlp), 12),
         };
         let stream = STREAMS_PER_LAYER * layer as u64 + kind;
         is_pruned.then(|| self.draw(self.model.hidden_size, stream))

@@ -4,12 +4,14 @@ use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use lathe_arch::Precision;
 use prost::Message;
 use tempfile::NamedTempFile;
 
 use crate::graph::{External, ExternalTensor, Plan};
+use crate::quantize::{Quantized, quantize};
 use crate::random::random_weights;
-use crate::weights::WeightSource;
+use crate::weights::{TensorRole, WeightSource};
 use crate::{Chain, DATA_FILE, MODEL_FILE, Network, OnnxError};
 
 /// What was written.
@@ -105,6 +107,7 @@ pub fn write_random_data(path: &Path, bytes: u64, seed: u64) -> Result<(), OnnxE
 fn parameters(tensor: &ExternalTensor) -> Option<u64> {
     match tensor.content {
         External::Weight(_) | External::Values(_) => Some(tensor.bytes / 4),
+        External::Quantized { .. } => Some(tensor.shape.iter().product::<usize>() as u64),
         External::Rotary(_) => None,
     }
 }
@@ -138,6 +141,21 @@ fn write_data(
                 check_length(tensor, *role, values.len())?;
                 write_floats(out, &values).map_err(failed)?;
             }
+            External::Quantized {
+                role,
+                precision,
+                inputs,
+                scales,
+            } => {
+                let values = weights.tensor(*role);
+                check_length(tensor, *role, values.len())?;
+                let quantized = quantized(&values, *role, *inputs, *precision);
+                out.write_all(&quantized.weights).map_err(failed)?;
+                // Less than the alignment.
+                let gap = *scales - quantized.weights.len() as u64;
+                out.write_all(&vec![0; gap as usize]).map_err(failed)?;
+                write_floats(out, &quantized.scales).map_err(failed)?;
+            }
             External::Values(values) => write_floats(out, values).map_err(failed)?,
             External::Rotary(table) => {
                 for row in table.rows() {
@@ -150,11 +168,18 @@ fn write_data(
     Ok(())
 }
 
-fn check_length(
-    tensor: &ExternalTensor,
-    role: crate::TensorRole,
-    found: usize,
-) -> Result<(), OnnxError> {
+/// Blocks run along the inputs. The embedding has its inputs in rows already.
+fn quantized(values: &[f32], role: TensorRole, inputs: usize, precision: Precision) -> Quantized {
+    if role == TensorRole::Embedding {
+        return quantize(values.chunks(inputs), precision);
+    }
+    let outputs = values.len() / inputs.max(1);
+    let column = |output: usize| (0..inputs).map(move |input| values[input * outputs + output]);
+    let transposed: Vec<f32> = (0..outputs).flat_map(column).collect();
+    quantize(transposed.chunks(inputs), precision)
+}
+
+fn check_length(tensor: &ExternalTensor, role: TensorRole, found: usize) -> Result<(), OnnxError> {
     let expected = tensor.shape.iter().product();
     if found != expected {
         return Err(OnnxError::WeightLength {

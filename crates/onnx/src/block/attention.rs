@@ -1,6 +1,7 @@
 use lathe_arch::{AttentionConfig, ModelConfig};
 
 use crate::graph::{BATCH, Dim, GraphBuilder, MICROSOFT, PAST, TOTAL, float, integer};
+use crate::linear::Linear;
 use crate::proto::ElementType;
 use crate::rotary::{Rotary, RotaryTable};
 use crate::weights::TensorRole;
@@ -55,20 +56,26 @@ pub(crate) fn attention(
     shape: AttentionConfig,
 ) {
     let name = |part: &str| format!("/model/layers.{layer}/{part}");
-    let weight = |part: &str| format!("model.layers.{layer}.attn.{part}.MatMul.weight");
+    let project = |graph: &mut GraphBuilder, part: &str, role, input: &str, size: [usize; 2]| {
+        let linear = Linear {
+            weight: format!("model.layers.{layer}.attn.{part}.MatMul"),
+            role,
+            inputs: size[0],
+            outputs: size[1],
+            precision: shape.precision,
+        };
+        linear.apply(graph, &name(&format!("attn/{part}/MatMul")), input)
+    };
     let (hidden, head_dim) = (model.hidden_size, model.head_dim);
     let norm = name("input_layernorm");
     let normed = residual.norm(graph, &norm, TensorRole::InputNorm(layer), model);
     let width = (shape.heads + 2 * shape.kv_heads) * head_dim;
     let role = TensorRole::QkvProj(layer);
-    let qkv = graph.weight(weight("qkv_proj"), role, &[hidden, width]);
-    let node = name("attn/qkv_proj/MatMul");
-    let qkv = graph.node(&node, "MatMul", &[&normed, &qkv], vec![]);
+    let qkv = project(graph, "qkv_proj", role, &normed, [hidden, width]);
     let mixed = grouped_query_attention(graph, shared, &qkv, model, layer, shape);
     let role = TensorRole::OProj(layer);
-    let o = graph.weight(weight("o_proj"), role, &[shape.heads * head_dim, hidden]);
-    let node = name("attn/o_proj/MatMul");
-    residual.skip = Some(graph.node(&node, "MatMul", &[&mixed, &o], vec![]));
+    let outward = [shape.heads * head_dim, hidden];
+    residual.skip = Some(project(graph, "o_proj", role, &mixed, outward));
 }
 
 /// Rotary embedding, KV cache and causal attention in one operator.

@@ -1,6 +1,7 @@
 use lathe_arch::{MlpConfig, ModelConfig};
 
 use crate::graph::GraphBuilder;
+use crate::linear::Linear;
 use crate::weights::TensorRole;
 
 use super::Residual;
@@ -17,11 +18,15 @@ pub(crate) fn mlp(
     let (hidden, width) = (model.hidden_size, shape.intermediate_size);
     let norm = name("post_attention_layernorm");
     let normed = residual.norm(graph, &norm, TensorRole::PostAttentionNorm(layer), model);
-    let project = |graph: &mut GraphBuilder, part: &str, role, input: &str, shape: [usize; 2]| {
-        let weight = format!("model.layers.{layer}.mlp.{part}.MatMul.weight");
-        let matrix = graph.weight(weight, role, &shape);
-        let node = name(&format!("mlp/{part}/MatMul"));
-        graph.node(&node, "MatMul", &[input, &matrix], vec![])
+    let project = |graph: &mut GraphBuilder, part: &str, role, input: &str, size: [usize; 2]| {
+        let linear = Linear {
+            weight: format!("model.layers.{layer}.mlp.{part}.MatMul"),
+            role,
+            inputs: size[0],
+            outputs: size[1],
+            precision: shape.precision,
+        };
+        linear.apply(graph, &name(&format!("mlp/{part}/MatMul")), input)
     };
     let (role, inward) = (TensorRole::GateProj(layer), [hidden, width]);
     let gate = project(graph, "gate_proj", role, &normed, inward);

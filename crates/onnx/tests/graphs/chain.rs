@@ -101,7 +101,10 @@ fn the_residual_stream_and_the_caches_go_in_and_out() {
 #[test]
 fn a_chain_without_blocks_is_refused() {
     let model = tiny::model();
-    for (block, copies) in [(BlockShape::EmbeddingAndHead, 2), (blocks(&model)[0], 0)] {
+    for (block, copies) in [
+        (BlockShape::EmbeddingAndHead(Default::default()), 2),
+        (blocks(&model)[0], 0),
+    ] {
         let error = chain_data_bytes(&chain(&model, block, copies)).unwrap_err();
         assert!(matches!(error, OnnxError::EmptyChain { .. }), "{error}");
     }
