@@ -28,6 +28,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub mod inspection;
+
+pub use inspection::{
+    Battery, Core, EnergyCounter, EnergyKind, IdleWindow, Inspection, InspectionError,
+    MAX_CHARACTERS, MAX_ITEMS, ThermalZone,
+};
+
 /// Version of the protocol; both sides must agree.
 pub const PROTOCOL_VERSION: u32 = 1;
 
@@ -55,6 +62,8 @@ pub enum Job {
     Measure(MeasureJob),
     /// Generate text greedily, step by step.
     Generate(GenerateJob),
+    /// Tell the state of the device.
+    Inspect,
 }
 
 /// How a session is set up. Threads spin during a run and rest between runs.
@@ -125,6 +134,8 @@ pub enum Answer {
     Measured(Measured),
     /// A [`GenerateJob`] is done.
     Generated(Generated),
+    /// The state of the device.
+    Inspected(Inspected),
     /// A request could not be served.
     Failed(Failed),
 }
@@ -181,6 +192,15 @@ pub struct Generated {
     pub steps_ns: Vec<u64>,
     /// Rows of logits written, when asked for.
     pub logits_rows: usize,
+}
+
+/// The answer to [`Job::Inspect`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inspected {
+    /// The request.
+    pub id: u64,
+    /// The state of the device.
+    pub inspection: Box<Inspection>,
 }
 
 /// A request that could not be served.

@@ -88,6 +88,7 @@ fn answer(runtime: &Environment, line: &[u8]) -> anyhow::Result<()> {
         })
         .map(Answer::Measured),
         Job::Generate(job) => device::generate(runtime, id, job).map(Answer::Generated),
+        Job::Inspect => Ok(Answer::Inspected(device::inspect(id))),
     };
     say(&outcome.unwrap_or_else(|error| {
         Answer::Failed(Failed {
