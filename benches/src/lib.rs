@@ -22,7 +22,7 @@ pub fn table() -> LatencyTable {
     let phases = |block: &BlockShape| {
         let depths: &[usize] = match block {
             BlockShape::Attention(_) => &[0, 256, 1024],
-            BlockShape::Mlp(_) | BlockShape::EmbeddingAndHead => &[0],
+            BlockShape::Mlp(_) | BlockShape::EmbeddingAndHead(_) => &[0],
         };
         let prefill = [32, 128, 512].map(|seq_len| Phase::Prefill { batch: 1, seq_len });
         let decode = depths
@@ -45,17 +45,26 @@ pub fn table() -> LatencyTable {
             os: String::new(),
             kernel: String::new(),
             governor: None,
+            affinity: Vec::new(),
         },
         runtime: RuntimeFingerprint {
             build: String::new(),
             execution_provider: "CPUExecutionProvider".to_owned(),
             threads: 2,
+            session_options: Default::default(),
         },
         protocol: Protocol {
-            rounds: 5,
             seed: 1,
             last_level_cache_bytes: 32 << 20,
+            visits: 100,
+            disturbed_visits: 0,
+            memory_bytes_per_second: 2e10,
+            operations_per_second: Default::default(),
+            references: Vec::new(),
+            repeatability: None,
         },
+        calibration: Vec::new(),
+        memory: Vec::new(),
         entries: entries.collect(),
         model: ModelDescription {
             name: "smollm2-135m".to_owned(),
@@ -70,6 +79,8 @@ fn entry(model: &ModelConfig, block: BlockShape, phase: Phase) -> Entry {
     Entry {
         block,
         phase,
+        price_us: median_us,
+        roof: None,
         latency: LatencyStatistics {
             median_us,
             min_us: 0.9 * median_us,

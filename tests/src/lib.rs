@@ -31,6 +31,7 @@ pub fn xtask() -> PathBuf {
 /// When they cannot be built or fetched.
 pub fn agent() -> AgentCommand {
     AgentCommand {
+        affinity: Vec::new(),
         program: programs().1,
         ort_lib: lathe_fetch::runtime(&cache(), None).expect("ONNX Runtime can be fetched"),
     }

@@ -78,7 +78,16 @@ impl Desk {
     fn profile(&self) -> String {
         let (model, table) = (self.model(), self.text("table.yaml"));
         self.succeeds(&[
-            "profile", "--model", &model, "--quick", "--rounds", "1", "--out", &table,
+            "profile",
+            "--model",
+            &model,
+            "--quick",
+            "--minutes",
+            "0",
+            "--networks",
+            "4",
+            "--out",
+            &table,
         ]);
         table
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lathe_arch::Workload;
+use lathe_arch::{Precision, Workload};
 use lathe_compress::LatencyObjective;
 
 /// Finds the smaller models inside a pretrained language model that run best on a device.
@@ -135,15 +135,38 @@ pub struct Profile {
     /// Name in models/, a YAML of that kind, a GGUF file, or a Hugging Face folder
     #[arg(long, default_value = "smollm2-135m", value_name = "NAME|PATH")]
     pub model: String,
-    /// Fewer rounds and prompt lengths: wider intervals
+    /// Two minutes instead of a quarter of an hour: fewer lengths, wider intervals
     #[arg(long)]
     pub quick: bool,
+    /// Precisions of the weights
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "f32,int8,int4",
+        value_name = "P,P"
+    )]
+    pub precision: Vec<Precision>,
     /// Prompt lengths to measure, in tokens
     #[arg(long, value_delimiter = ',', value_name = "N,N")]
     pub prompt: Vec<usize>,
-    /// Rounds over all blocks
+    /// Past lengths to measure, in tokens
+    #[arg(long, value_delimiter = ',', value_name = "N,N")]
+    pub depth: Vec<usize>,
+    /// Sequences side by side
+    #[arg(long, value_delimiter = ',', default_value = "1", value_name = "N,N")]
+    pub batch: Vec<usize>,
+    /// Minutes for blocks; a first round over all of them is made whatever it takes
     #[arg(long, value_name = "N")]
-    pub rounds: Option<usize>,
+    pub minutes: Option<f64>,
+    /// Whole networks of each precision on which the calibration is fitted; 0 for none
+    #[arg(long, value_name = "N")]
+    pub networks: Option<usize>,
+    /// Tokens of prompt and generation at which they run
+    #[arg(long, default_value = "128+64", value_name = "P+G")]
+    pub workload: Workload,
+    /// Profile twice, in turn, and print how far the two differ
+    #[arg(long)]
+    pub aa: bool,
     /// The table; raw samples go beside it [default: runs/MODEL-DEVICE/table.yaml]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -181,8 +204,11 @@ pub struct Validate {
     /// Held-out sub-networks to measure
     #[arg(long, default_value_t = 30, value_name = "N")]
     pub subnets: usize,
-    /// Rounds over them
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    /// Precisions of the weights, each on sub-networks of its own [default: all of the table]
+    #[arg(long, value_delimiter = ',', value_name = "P,P")]
+    pub precision: Vec<Precision>,
+    /// Visits to each of them
+    #[arg(long, default_value_t = 2, value_name = "N")]
     pub rounds: usize,
     /// Seed of the draw
     #[arg(long, default_value_t = 1, value_name = "N")]

@@ -55,7 +55,8 @@ fn devices_folder() -> PathBuf {
 pub fn agent(cache: &Cache, arguments: &DeviceArguments) -> anyhow::Result<AgentCommand> {
     let ort_lib = lathe_fetch::runtime(cache, arguments.ort_lib.as_deref())?;
     build_agent()?;
-    Ok(AgentCommand::local(&ort_lib)?)
+    let device = device(&arguments.device)?;
+    Ok(AgentCommand::local(&ort_lib, &device)?)
 }
 
 /// Builds the agent where it is missing or older than this program, if cargo is at hand.

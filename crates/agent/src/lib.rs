@@ -12,9 +12,10 @@
 //! let request = Request {
 //!     id: 1,
 //!     job: Job::Measure(MeasureJob {
-//!         model: "model.onnx".into(),
+//!         models: vec!["reference.onnx".into(), "chain.onnx".into()],
+//!         keep: vec![0],
 //!         session: SessionConfig { threads: 2 },
-//!         passes: vec![Pass { batch: 1, new_tokens: 1, past_tokens: 128, runs: 10, max_warmup_runs: 10 }],
+//!         passes: vec![Pass { models: vec![0, 1], batch: 1, new_tokens: 1, past_tokens: 128, min_turns: 5, max_turns: 50, budget_us: 500_000 }],
 //!         vocab_size: 49152,
 //!         seed: 1,
 //!     }),
@@ -36,10 +37,13 @@ pub use inspection::{
 };
 
 /// Version of the protocol; both sides must agree.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
-/// Most timed runs of one pass in one job.
-pub const MAX_RUNS: u32 = 10_000;
+/// Most turns of one pass in one job.
+pub const MAX_TURNS: u32 = 10_000;
+
+/// Most models side by side in one job, and most that stay loaded.
+pub const MAX_MODELS: usize = 16;
 
 /// Longest line of either side, in bytes.
 pub const MAX_LINE_BYTES: usize = 16 << 20;
@@ -58,8 +62,14 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Job {
-    /// Time a model.
+    /// Time models side by side.
     Measure(MeasureJob),
+    /// Find the memory that a model takes.
+    Memory(MemoryJob),
+    /// Write a model as the runtime optimises it.
+    Optimize(OptimizeJob),
+    /// Find how fast memory can be read.
+    Bandwidth(BandwidthJob),
     /// Generate text greedily, step by step.
     Generate(GenerateJob),
     /// Tell the state of the device.
@@ -74,12 +84,19 @@ pub struct SessionConfig {
     pub threads: usize,
 }
 
-/// Times one model at several passes. Inputs are filled by name and shape with seeded numbers.
+/// Times models side by side at several passes. Inputs are filled by name and shape with seeded
+/// numbers; past and present keys and values share their memory, as in onnxruntime-genai.
+///
+/// A pass takes turns: in every turn each model runs once, forwards in even turns and backwards
+/// in odd ones, so that a drift of the machine's speed meets all models alike.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MeasureJob {
-    /// The ONNX file on the device.
-    pub model: PathBuf,
+    /// The ONNX files on the device, all loaded at once.
+    pub models: Vec<PathBuf>,
+    /// Indices of models that stay loaded for later jobs.
+    #[serde(default)]
+    pub keep: Vec<usize>,
     /// Session set-up.
     pub session: SessionConfig,
     /// What to time, in this order.
@@ -91,7 +108,7 @@ pub struct MeasureJob {
 }
 
 /// One forward pass and how often to time it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pass {
     /// Sequences side by side.
@@ -100,10 +117,52 @@ pub struct Pass {
     pub new_tokens: usize,
     /// Tokens in the KV cache.
     pub past_tokens: usize,
-    /// Timed runs.
+    /// Indices of the models that take turns.
+    pub models: Vec<usize>,
+    /// Turns that are taken whatever they cost.
+    pub min_turns: u32,
+    /// Turns after which the pass ends.
+    pub max_turns: u32,
+    /// After this many microseconds of turns the pass ends too.
+    pub budget_us: u64,
+}
+
+/// Loads a model, runs its passes once each, and says how much memory that took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryJob {
+    /// The ONNX file on the device.
+    pub model: PathBuf,
+    /// Session set-up.
+    pub session: SessionConfig,
+    /// What to run: `(batch, new tokens, past tokens)`.
+    pub passes: Vec<(usize, usize, usize)>,
+    /// Token ids are drawn below this.
+    pub vocab_size: usize,
+}
+
+/// Loads a model and writes the graph that the runtime made of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizeJob {
+    /// The ONNX file on the device.
+    pub model: PathBuf,
+    /// Session set-up.
+    pub session: SessionConfig,
+    /// Where the optimised graph goes.
+    pub out: PathBuf,
+}
+
+/// Sums a buffer with several threads, each its own part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BandwidthJob {
+    /// Threads.
+    pub threads: usize,
+    /// Bytes of the buffer; well above the last-level cache.
+    pub bytes: u64,
+    /// Times that it is read.
     pub runs: u32,
-    /// Runs are discarded until two in a row agree within 5 %, but at most this many.
-    pub max_warmup_runs: u32,
 }
 
 /// Greedy generation of one sequence with a KV cache.
@@ -132,6 +191,12 @@ pub enum Answer {
     Samples(Samples),
     /// A [`MeasureJob`] is done.
     Measured(Measured),
+    /// A [`MemoryJob`] is done.
+    Memory(MemoryUse),
+    /// An [`OptimizeJob`] is done.
+    Optimized(Done),
+    /// A [`BandwidthJob`] is done.
+    Bandwidth(Bandwidth),
     /// A [`GenerateJob`] is done.
     Generated(Generated),
     /// The state of the device.
@@ -162,10 +227,12 @@ pub struct Samples {
     pub id: u64,
     /// Index of the pass in the request.
     pub pass: usize,
-    /// Runs discarded as warm-up.
-    pub warmup_runs: u32,
-    /// Wall time of each run, in nanoseconds.
-    pub durations_ns: Vec<u64>,
+    /// Wall time of each run in nanoseconds, `[turn][position in
+    /// the pass's models]`. The first run of each model in a
+    /// pass is not among them.
+    pub durations_ns: Vec<Vec<u64>>,
+    /// What else happened on the machine meanwhile.
+    pub environment: Environment,
 }
 
 /// The end of a [`MeasureJob`].
@@ -173,10 +240,35 @@ pub struct Samples {
 pub struct Measured {
     /// The request.
     pub id: u64,
-    /// Time to load the model, in nanoseconds.
-    pub load_ns: u64,
-    /// What else happened on the machine meanwhile.
-    pub environment: Environment,
+    /// Time to load each model, in nanoseconds.
+    pub load_ns: Vec<u64>,
+}
+
+/// The end of a [`MemoryJob`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryUse {
+    /// The request.
+    pub id: u64,
+    /// Resident memory of the agent before, in bytes.
+    pub before_bytes: u64,
+    /// Largest resident memory meanwhile, in bytes.
+    pub peak_bytes: u64,
+}
+
+/// The end of a job that has nothing to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// The request.
+    pub id: u64,
+}
+
+/// The end of a [`BandwidthJob`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bandwidth {
+    /// The request.
+    pub id: u64,
+    /// Wall time of each reading of the buffer, in nanoseconds.
+    pub durations_ns: Vec<u64>,
 }
 
 /// The end of a [`GenerateJob`].
@@ -213,14 +305,14 @@ pub struct Failed {
 }
 
 /// Changes of the machine's counters during a job. `None` where the system does not tell.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Environment {
+    /// Time that passed, in microseconds.
+    pub wall_us: u64,
     /// Time in which some task waited for a processor, in microseconds (`/proc/pressure/cpu`).
     pub cpu_pressure_us: Option<u64>,
     /// Time the hypervisor took away, in clock ticks (`/proc/stat`).
     pub steal_ticks: Option<u64>,
     /// Times this process was put off its processor.
     pub involuntary_switches: Option<u64>,
-    /// Largest resident memory of this process so far, in bytes.
-    pub peak_memory_bytes: Option<u64>,
 }

@@ -10,6 +10,8 @@ use ort::environment::Environment;
 
 mod device;
 
+use device::Kept;
+
 /// Runs ONNX models on this device for Lathe: jobs come in as JSON lines, answers go out.
 #[derive(Parser)]
 #[command(version)]
@@ -17,6 +19,9 @@ struct Arguments {
     /// ONNX Runtime's shared library.
     #[arg(long, env = "ORT_DYLIB_PATH", value_name = "PATH")]
     ort_lib: PathBuf,
+    /// Processors to run on; any when absent.
+    #[arg(long, value_delimiter = ',', value_name = "N,N")]
+    affinity: Vec<usize>,
 }
 
 fn main() -> ExitCode {
@@ -34,6 +39,8 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: &Arguments) -> anyhow::Result<Environment> {
+    // Before the runtime starts threads, which inherit it.
+    device::bind(&arguments.affinity)?;
     let library = &arguments.ort_lib;
     let unloadable = |error: String| {
         anyhow::anyhow!(
@@ -59,6 +66,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<Environment> {
 fn serve(runtime: &Environment) -> anyhow::Result<()> {
     let mut input = std::io::stdin().lock();
     let mut line = Vec::new();
+    let mut kept = Kept::new();
     loop {
         line.clear();
         let limit = MAX_LINE_BYTES as u64;
@@ -69,11 +77,11 @@ fn serve(runtime: &Environment) -> anyhow::Result<()> {
         if line.len() == MAX_LINE_BYTES {
             anyhow::bail!("a request is longer than {MAX_LINE_BYTES} bytes");
         }
-        answer(runtime, &line)?;
+        answer(runtime, &mut kept, &line)?;
     }
 }
 
-fn answer(runtime: &Environment, line: &[u8]) -> anyhow::Result<()> {
+fn answer(runtime: &Environment, kept: &mut Kept, line: &[u8]) -> anyhow::Result<()> {
     let request: Request = match serde_json::from_slice(line) {
         Ok(request) => request,
         Err(error) => {
@@ -83,10 +91,13 @@ fn answer(runtime: &Environment, line: &[u8]) -> anyhow::Result<()> {
     };
     let id = request.id;
     let outcome = match &request.job {
-        Job::Measure(job) => device::measure(runtime, id, job, &mut |samples| {
+        Job::Measure(job) => device::measure(runtime, kept, id, job, &mut |samples| {
             say(&Answer::Samples(samples))
         })
         .map(Answer::Measured),
+        Job::Memory(job) => device::memory(runtime, id, job).map(Answer::Memory),
+        Job::Optimize(job) => device::optimize(runtime, id, job).map(Answer::Optimized),
+        Job::Bandwidth(job) => device::bandwidth(id, job).map(Answer::Bandwidth),
         Job::Generate(job) => device::generate(runtime, id, job).map(Answer::Generated),
         Job::Inspect => Ok(Answer::Inspected(device::inspect(id))),
     };

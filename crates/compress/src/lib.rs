@@ -21,4 +21,6 @@ pub use prepared::{Prepared, Progress, WINDOW_TOKENS, load_text};
 pub use problem::{LatencyObjective, SubnetProblem};
 pub use quickstart::{Effort, Quickstart, Summary, quickstart};
 pub use report::StudyReport;
-pub use validation::{PhaseValidation, Validation, validate};
+pub use validation::{
+    MemoryValidation, PhaseValidation, PrecisionValidation, Predictor, Validation, ValidationPlan,
+};

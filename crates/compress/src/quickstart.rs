@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use lathe_arch::{ModelConfig, SubnetConfig, Workload};
+use lathe_arch::{ModelConfig, Precision, SubnetConfig, Workload};
 use lathe_export::export_onnx;
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
 use lathe_onnx::{LogitRows, MODEL_FILE};
 use lathe_profiler::{
-    AgentCommand, DeviceSpec, NetworkLatency, ProfilePlan, ProfileRequest, last_level_cache_bytes,
-    measure_networks, profile,
+    AgentCommand, DeviceSpec, NetworkLatency, ProfilePlan, ProfileRequest, measure_networks,
+    profile,
 };
 use lathe_search::{
     Evaluation, Genome, NsgaII, NsgaOptions, Problem, Study, StudyHeader, pareto_front, run,
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::artefact::{write_json, write_yaml};
 use crate::{
     BlockScores, LatencyObjective, Prepared, Progress, StudyReport, SubnetProblem, UniformPruning,
-    Validation, additive_genomes, first_genomes, load_text, uniform_prunings, validate,
+    Validation, ValidationPlan, additive_genomes, first_genomes, load_text, uniform_prunings,
     write_front,
 };
 
@@ -40,14 +40,10 @@ const UNIFORM: &str = "uniform";
 /// How much is measured and evaluated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Effort {
-    /// Prompt lengths profiled.
-    pub prompts: Vec<usize>,
-    /// Past lengths profiled.
-    pub depths: Vec<usize>,
-    /// Rounds over all blocks.
-    pub profile_rounds: usize,
-    /// Decode runs of a visit.
-    pub profile_runs: u32,
+    /// Seconds of measuring blocks.
+    pub profile_s: u32,
+    /// Whole networks that calibrate the table.
+    pub networks: usize,
     /// Tokens of the calibration.
     pub calibration_tokens: usize,
     /// Tokens of each block score.
@@ -72,35 +68,34 @@ impl Effort {
     /// About ten minutes on two processors.
     pub fn standard() -> Self {
         Self {
-            prompts: vec![32, 128],
-            depths: vec![0, 256, 1024],
-            profile_rounds: 6,
-            profile_runs: 5,
+            profile_s: 75,
+            networks: 8,
             calibration_tokens: 8192,
             block_tokens: 512,
             search_tokens: 2048,
             evaluations: 72,
             population: 24,
             test_tokens: 8192,
-            network_rounds: 9,
+            network_rounds: 3,
             validation_subnets: 8,
-            validation_rounds: 3,
+            validation_rounds: 2,
         }
     }
 
     /// A few minutes on two processors: wider intervals, fewer evaluations.
     pub fn quick() -> Self {
         Self {
-            profile_rounds: 3,
+            profile_s: 20,
+            networks: 5,
             calibration_tokens: 4096,
             block_tokens: 256,
             search_tokens: 1024,
             evaluations: 36,
             population: 16,
             test_tokens: 4096,
-            network_rounds: 5,
+            network_rounds: 2,
             validation_subnets: 5,
-            validation_rounds: 2,
+            validation_rounds: 1,
             ..Self::standard()
         }
     }
@@ -222,18 +217,18 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
     })?;
     write_yaml(&job.folder.join("chosen.yaml"), &chosen.subnet)?;
     let validation = cached(&job.folder.join("validation.json"), &key, || {
-        let effort = &job.effort;
-        validate(
-            job.agent,
-            &table,
-            &prepared.space,
-            &job.workload,
-            effort.validation_subnets,
-            effort.validation_rounds,
-            SEED,
-            &job.folder.join("validation.work"),
-            progress,
-        )
+        let validation = ValidationPlan {
+            agent: job.agent,
+            table: &table,
+            workload: job.workload,
+            precisions: vec![Precision::F32],
+            subnets: job.effort.validation_subnets,
+            rounds: job.effort.validation_rounds,
+            seed: SEED,
+            is_compared: false,
+            work: &table_path(job),
+        };
+        validation.run(progress)
     })?;
     let summary = Summary {
         model: prepared.name.clone(),
@@ -277,15 +272,15 @@ fn profile_step(
     progress: Progress<'_>,
 ) -> anyhow::Result<LatencyTable> {
     let plan = ProfilePlan {
-        shapes: prepared.space.shapes(),
-        prompts: job.effort.prompts.clone(),
-        depths: job.effort.depths.clone(),
-        batch: job.workload.batch,
-        rounds: job.effort.profile_rounds,
-        runs: job.effort.profile_runs,
-        seed: SEED,
-        last_level_cache_bytes: last_level_cache_bytes(),
+        prompts: vec![32, 128],
+        depths: vec![0, 256, 1024],
+        batches: vec![job.workload.batch],
+        budget_s: f64::from(job.effort.profile_s),
+        networks: job.effort.networks,
+        workload: job.workload,
+        ..ProfilePlan::quick(prepared.space.shapes())
     };
+    let plan = plan.within(prepared.model());
     let request = ProfileRequest {
         agent: job.agent,
         device: job.device,
@@ -296,8 +291,8 @@ fn profile_step(
         resume: true,
     };
     // With a complete journal this only reads it.
-    Ok(profile(&request, |done, total, _| {
-        progress("profiling blocks", done, total)
+    Ok(profile(&request, |share, _| {
+        progress("profiling", (1000.0 * share) as usize, 1000)
     })?)
 }
 
@@ -504,7 +499,7 @@ impl FinalStep<'_> {
             self.table.runtime.threads,
             self.model().vocab_size,
             self.job.effort.network_rounds,
-            |done, total, _| progress("measuring the final networks", done, total),
+            |done, total| progress("measuring the final networks", done, total),
         )?)
     }
 

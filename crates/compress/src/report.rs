@@ -99,10 +99,13 @@ impl StudyReport<'_> {
             summary: self.summary.map_or_else(Vec::new, summary_rows),
             validation: self.validation.map_or_else(Vec::new, validation_points),
             validation_statistics: self.validation.map_or_else(Vec::new, |v| {
-                vec![
-                    statistics(lathe_report::Phase::Prefill, &v.prefill),
-                    statistics(lathe_report::Phase::Decode, &v.decode),
-                ]
+                let both = v.precisions.iter().flat_map(|at| {
+                    [
+                        statistics(lathe_report::Phase::Prefill, &at.prefill),
+                        statistics(lathe_report::Phase::Decode, &at.decode),
+                    ]
+                });
+                both.collect()
             }),
             coverage: self.table.entries.iter().map(coverage).collect(),
         })
@@ -183,18 +186,20 @@ fn summary_rows(summary: &Summary) -> Vec<SummaryRow> {
 }
 
 fn validation_points(validation: &Validation) -> Vec<ValidationPoint> {
-    let phases = [
-        (lathe_report::Phase::Prefill, &validation.prefill),
-        (lathe_report::Phase::Decode, &validation.decode),
-    ];
-    let points = phases.into_iter().flat_map(|(phase, values)| {
+    let phases = validation.precisions.iter().flat_map(|at| {
+        [
+            (at.precision, lathe_report::Phase::Prefill, &at.prefill),
+            (at.precision, lathe_report::Phase::Decode, &at.decode),
+        ]
+    });
+    let points = phases.flat_map(|(precision, phase, values)| {
         let pairs = values
             .comparisons
             .iter()
             .zip(&values.measured_ci95_us)
             .enumerate();
         pairs.map(move |(index, (comparison, ci))| ValidationPoint {
-            label: format!("held-out sub-network {}", index + 1),
+            label: format!("held-out {precision} sub-network {}", index + 1),
             phase,
             predicted_us: comparison.predicted_us,
             measured_us: comparison.measured_us,

@@ -45,6 +45,16 @@ pub enum LatencyError {
         /// What a right value looks like.
         reason: &'static str,
     },
+    /// A number outside the entries cannot be right.
+    #[error("`{field}` is {value}: {reason}")]
+    Field {
+        /// The field, with its index.
+        field: String,
+        /// The offending value.
+        value: String,
+        /// What a right value looks like.
+        reason: &'static str,
+    },
     /// Two entries price the same block at the same phase.
     #[error(
         "entries[{index}] ({block}, {phase}) stands twice: a table holds each block once per phase"

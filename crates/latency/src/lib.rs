@@ -12,16 +12,21 @@
 //! # Ok::<(), lathe_latency::LatencyError>(())
 //! ```
 
+mod calibration;
 mod error;
 mod file;
+mod least_squares;
+mod memory;
 mod predict;
 mod space;
 mod table;
 
+pub use calibration::{Calibration, CalibrationPoint, PhaseKind};
 pub use error::LatencyError;
+pub use memory::{MemoryModel, MemoryPoint, context_bytes};
 pub use predict::Prediction;
 pub use space::SpacePrices;
 pub use table::{
-    DeviceFingerprint, Entry, LatencyStatistics, LatencyTable, ModelDescription, Protocol,
-    RuntimeFingerprint, TABLE_VERSION,
+    Bound, DeviceFingerprint, Entry, LatencyStatistics, LatencyTable, ModelDescription, Protocol,
+    Reference, Repeatability, Roof, RuntimeFingerprint, TABLE_VERSION,
 };

@@ -1,8 +1,7 @@
 //! Prices of a whole search space, laid out for a search: array look-ups and additions.
 
-use lathe_arch::{BlockShape, SearchSpace, Workload};
+use lathe_arch::{BlockShape, HeadConfig, SearchSpace, Workload};
 
-use crate::predict::Price;
 use crate::{LatencyError, LatencyTable};
 
 /// Prices of every choice of a search space at one workload.
@@ -22,15 +21,23 @@ impl SpacePrices {
         space: &SearchSpace,
         workload: &Workload,
     ) -> Result<Self, LatencyError> {
-        let both = |price: Price| [price.prefill_us, price.decode_us];
-        let price = |block: Option<BlockShape>| match block {
-            Some(block) => table.price(&block, workload).map(both),
-            None => Ok([0.0; 2]),
+        let price = |block: Option<BlockShape>| -> Result<[f64; 2], LatencyError> {
+            match block {
+                Some(block) => {
+                    let price = table.price(&block, workload)?;
+                    let gain = table.gain(block.precision());
+                    Ok([gain[0] * price.prefill_us, gain[1] * price.decode_us])
+                }
+                None => Ok([0.0; 2]),
+            }
         };
+        let head = BlockShape::EmbeddingAndHead(HeadConfig::default());
+        let offset = table.offset(head.precision());
+        let ends = price(Some(head))?;
         let attention = space.attention().iter();
         let mlp = space.mlp().iter();
         Ok(Self {
-            base: price(Some(BlockShape::EmbeddingAndHead))?,
+            base: [offset[0] + ends[0], offset[1] + ends[1]],
             attention: attention
                 .map(|choice| price(choice.map(BlockShape::Attention)))
                 .collect::<Result<_, _>>()?,

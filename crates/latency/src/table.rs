@@ -1,12 +1,12 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use lathe_arch::{BlockShape, ModelConfig, Phase};
+use lathe_arch::{BlockShape, ModelConfig, Phase, Precision};
 use serde::{Deserialize, Serialize};
 
-use crate::LatencyError;
+use crate::{Calibration, LatencyError, MemoryModel, PhaseKind};
 
 /// Version of the table format that this program reads and writes.
-pub const TABLE_VERSION: u32 = 1;
+pub const TABLE_VERSION: u32 = 2;
 
 /// Prices of the blocks of one model on one device, with one runtime and thread setting.
 ///
@@ -23,10 +23,16 @@ pub struct LatencyTable {
     pub runtime: RuntimeFingerprint,
     /// What was measured.
     pub model: ModelDescription,
-    /// How it was measured.
-    pub protocol: Protocol,
     /// The prices.
     pub entries: Vec<Entry>,
+    /// What corrects the sums, by precision and phase; empty when no whole network was measured.
+    #[serde(default)]
+    pub calibration: Vec<Calibration>,
+    /// What predicts peak memory, by precision.
+    #[serde(default)]
+    pub memory: Vec<MemoryModel>,
+    /// How it was measured. It stands last, so that a file that was cut short is noticed.
+    pub protocol: Protocol,
 }
 
 /// What makes two measurements comparable as far as the device goes.
@@ -48,6 +54,9 @@ pub struct DeviceFingerprint {
     /// Frequency governor, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub governor: Option<String>,
+    /// Processors that the measurements were bound to; empty when to none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub affinity: Vec<usize>,
 }
 
 /// What makes two measurements comparable as far as the runtime goes.
@@ -60,6 +69,9 @@ pub struct RuntimeFingerprint {
     pub execution_provider: String,
     /// Threads inside an operator.
     pub threads: usize,
+    /// Session options that differ from the runtime's defaults.
+    #[serde(default)]
+    pub session_options: BTreeMap<String, String>,
 }
 
 /// The model whose blocks were measured.
@@ -73,15 +85,66 @@ pub struct ModelDescription {
 }
 
 /// How the prices were measured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// Every visit times the entry's chains and a reference chain of the same precision in turns,
+/// and an entry's price is its share of the reference's latency. The reference's own latency
+/// over the whole profile turns shares into microseconds, so a machine that is slower for a
+/// minute does not make the entries of that minute dearer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Protocol {
-    /// Rounds over all entries, each in an order of its own.
-    pub rounds: usize,
     /// Seed of the orders and of the inputs.
     pub seed: u64,
     /// Last-level cache in bytes: chains are several times as large.
     pub last_level_cache_bytes: u64,
+    /// Visits that count.
+    pub visits: usize,
+    /// Visits that were thrown away because other work ran on the machine.
+    pub disturbed_visits: usize,
+    /// Bytes a second that all threads together read from memory at best.
+    pub memory_bytes_per_second: f64,
+    /// Operations a second of a large matrix product in the runtime, by precision.
+    pub operations_per_second: BTreeMap<Precision, f64>,
+    /// Latencies of the reference chains.
+    pub references: Vec<Reference>,
+    /// What two profiles of the same blocks differ by, where that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeatability: Option<Repeatability>,
+}
+
+/// The latency of a reference: a chain of full MLP blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reference {
+    /// Precision of all its weights.
+    pub precision: Precision,
+    /// The phase.
+    #[serde(with = "serde_yaml::with::singleton_map")]
+    pub phase: Phase,
+    /// Full MLP blocks in the chain.
+    pub copies: usize,
+    /// Median over all visits in microseconds.
+    pub median_us: f64,
+    /// Timed runs.
+    pub samples: usize,
+}
+
+/// What two profiles of the same blocks differ by (A/A), as shares of the price.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repeatability {
+    /// Entries compared.
+    pub entries: usize,
+    /// Median absolute difference of the prices.
+    pub median: f64,
+    /// 95th percentile of the absolute differences.
+    pub p95: f64,
+    /// Largest absolute difference.
+    pub worst: f64,
+    /// Median absolute difference of the raw medians, before smoothing.
+    pub raw_median: f64,
+    /// 95th percentile of the raw differences.
+    pub raw_p95: f64,
 }
 
 /// The price of one block in one phase.
@@ -94,22 +157,48 @@ pub struct Entry {
     /// The phase. Blocks without a KV cache are measured at past length 0 only.
     #[serde(with = "serde_yaml::with::singleton_map")]
     pub phase: Phase,
-    /// The price.
+    /// The price that predictions use, in microseconds: the measured median, drawn towards the
+    /// line through its neighbours in width, heads or depth as far as its noise calls for.
+    pub price_us: f64,
+    /// What was measured.
     pub latency: LatencyStatistics,
     /// Copies in the longer chain.
     pub copies: usize,
     /// Weights of the longer chain in bytes.
     pub footprint_bytes: u64,
+    /// How near the device's limits it runs, where those were measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roof: Option<Roof>,
     /// What is doubtful about it, in words; empty when nothing is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<String>,
 }
 
-/// A price in microseconds over the rounds.
+/// The least time that the device's limits allow over the price (Williams 2009).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Roof {
+    /// Time at the limit over measured time; above 1 the weights must have been cached.
+    pub share: f64,
+    /// Which limit is the nearer one.
+    pub bound: Bound,
+}
+
+/// A limit of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bound {
+    /// Operations a second.
+    Compute,
+    /// Bytes a second.
+    Memory,
+}
+
+/// A price in microseconds over all turns of all visits that count.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LatencyStatistics {
-    /// Median: the value that predictions use.
+    /// Median.
     pub median_us: f64,
     /// Smallest.
     pub min_us: f64,
@@ -119,7 +208,7 @@ pub struct LatencyStatistics {
     pub mad_us: f64,
     /// 95 % confidence interval of the median.
     pub ci95_us: [f64; 2],
-    /// Rounds that count.
+    /// Turns.
     pub samples: usize,
 }
 
@@ -154,7 +243,54 @@ impl LatencyTable {
                 });
             }
         }
+        self.check_models()?;
+        self.check_protocol()
+    }
+
+    fn check_models(&self) -> Result<(), LatencyError> {
+        let wrong = |field: String, value: f64| LatencyError::Field {
+            field,
+            value: value.to_string(),
+            reason: "expected a finite number within reason",
+        };
+        for (index, calibration) in self.calibration.iter().enumerate() {
+            calibration
+                .check()
+                .map_err(|(field, value)| wrong(format!("calibration[{index}].{field}"), value))?;
+        }
+        for (index, memory) in self.memory.iter().enumerate() {
+            memory
+                .check()
+                .map_err(|(field, value)| wrong(format!("memory[{index}].{field}"), value))?;
+        }
         Ok(())
+    }
+
+    fn check_protocol(&self) -> Result<(), LatencyError> {
+        let protocol = &self.protocol;
+        let rates = protocol.operations_per_second.values();
+        let levels = protocol.references.iter().map(|r| r.median_us);
+        let values = rates
+            .copied()
+            .map(|rate| ("operations_per_second", rate))
+            .chain(levels.map(|level| ("references", level)))
+            .chain([("memory_bytes_per_second", protocol.memory_bytes_per_second)]);
+        for (field, value) in values {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(LatencyError::Field {
+                    field: format!("protocol.{field}"),
+                    value: value.to_string(),
+                    reason: "expected a number that is not negative",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The calibration of a precision and phase.
+    pub fn calibration(&self, precision: Precision, phase: PhaseKind) -> Option<&Calibration> {
+        let mut all = self.calibration.iter();
+        all.find(|c| c.precision == precision && c.phase == phase)
     }
 
     /// Checks that new measurements may be compared with this table.
@@ -168,9 +304,21 @@ impl LatencyTable {
     ) -> Result<(), LatencyError> {
         let (ours, build) = (&self.device, &self.runtime);
         let threads = |runtime: &RuntimeFingerprint| runtime.threads.to_string();
+        let options = |runtime: &RuntimeFingerprint| format!("{:?}", runtime.session_options);
+        let affinity = |device: &DeviceFingerprint| format!("{:?}", device.affinity);
+        let governor = |device: &DeviceFingerprint| device.governor.clone().unwrap_or_default();
         for (field, table, here) in [
             ("CPU", ours.cpu_model.clone(), device.cpu_model.clone()),
             ("cores", ours.cores.to_string(), device.cores.to_string()),
+            (
+                "memory",
+                ours.memory_bytes.to_string(),
+                device.memory_bytes.to_string(),
+            ),
+            ("kernel", ours.kernel.clone(), device.kernel.clone()),
+            ("governor", governor(ours), governor(device)),
+            ("affinity", affinity(ours), affinity(device)),
+            ("session options", options(build), options(runtime)),
             ("runtime", build.build.clone(), runtime.build.clone()),
             ("threads", threads(build), threads(runtime)),
         ] {
@@ -196,6 +344,7 @@ impl Entry {
             })
         };
         for (field, value) in [
+            ("price_us", self.price_us),
             ("median_us", latency.median_us),
             ("min_us", latency.min_us),
             ("p90_us", latency.p90_us),
@@ -207,9 +356,17 @@ impl Entry {
                 return wrong(field, value.to_string(), "expected a finite number");
             }
         }
-        if latency.median_us <= 0.0 {
-            let reason = "expected a positive number of microseconds";
-            return wrong("median_us", latency.median_us.to_string(), reason);
+        for (field, value) in [
+            ("price_us", self.price_us),
+            ("median_us", latency.median_us),
+        ] {
+            if value <= 0.0 {
+                let reason = "expected a positive number of microseconds";
+                return wrong(field, value.to_string(), reason);
+            }
+        }
+        if self.roof.is_some_and(|roof| !roof.share.is_finite()) {
+            return wrong("roof.share", "not finite".to_owned(), "expected a share");
         }
         if latency.mad_us < 0.0 {
             return wrong(

@@ -1,7 +1,7 @@
 //! What a program that loads tables relies on.
 
 use lathe_arch::{
-    AttentionConfig, BlockShape, MlpConfig, ModelConfig, Phase, SearchSpace, SpaceSpec,
+    AttentionConfig, BlockShape, HeadConfig, MlpConfig, ModelConfig, Phase, SearchSpace, SpaceSpec,
     SubnetConfig, Workload,
 };
 use lathe_latency::{
@@ -25,6 +25,8 @@ fn entry(block: BlockShape, phase: Phase, median_us: f64) -> Entry {
     Entry {
         block,
         phase,
+        price_us: median_us,
+        roof: None,
         latency: statistics(median_us),
         copies: 8,
         footprint_bytes: 1 << 27,
@@ -35,7 +37,7 @@ fn entry(block: BlockShape, phase: Phase, median_us: f64) -> Entry {
 /// Prices by a simple rule: prefill 10 us a token and weight unit, decode one unit plus the past.
 fn table() -> LatencyTable {
     let model = ModelConfig::smollm2_135m();
-    let mut blocks = vec![(BlockShape::EmbeddingAndHead, 300.0)];
+    let mut blocks = vec![(BlockShape::EmbeddingAndHead(HeadConfig::default()), 300.0)];
     for groups in 1..=3 {
         let attention = AttentionConfig::with_groups(&model, groups);
         blocks.push((BlockShape::Attention(attention), 10.0 * groups as f64));
@@ -54,7 +56,7 @@ fn table() -> LatencyTable {
         }
         let depths: &[usize] = match block {
             BlockShape::Attention(_) => &[0, 512, 1024],
-            BlockShape::Mlp(_) | BlockShape::EmbeddingAndHead => &[0],
+            BlockShape::Mlp(_) | BlockShape::EmbeddingAndHead(_) => &[0],
         };
         for &past_len in depths {
             let phase = Phase::Decode { batch: 1, past_len };
@@ -71,21 +73,30 @@ fn table() -> LatencyTable {
             os: "linux".to_owned(),
             kernel: "6.1".to_owned(),
             governor: None,
+            affinity: Vec::new(),
         },
         runtime: RuntimeFingerprint {
             build: "1.32.0".to_owned(),
             execution_provider: "CPUExecutionProvider".to_owned(),
             threads: 2,
+            session_options: Default::default(),
         },
         model: ModelDescription {
             name: "smollm2-135m".to_owned(),
             dimensions: model,
         },
         protocol: Protocol {
-            rounds: 5,
             seed: 1,
             last_level_cache_bytes: 32 << 20,
+            visits: 10,
+            disturbed_visits: 0,
+            memory_bytes_per_second: 2e10,
+            operations_per_second: Default::default(),
+            references: Vec::new(),
+            repeatability: None,
         },
+        calibration: Vec::new(),
+        memory: Vec::new(),
         entries,
     }
 }
@@ -154,10 +165,11 @@ fn what_was_not_measured_is_refused() {
 #[test]
 fn unsound_tables_are_refused_with_the_entry_named() {
     type Change = fn(&mut LatencyTable);
-    let cases: [(Change, &str); 6] = [
-        (|t| t.version = 2, "version"),
+    let cases: [(Change, &str); 7] = [
+        (|t| t.version = 1, "version"),
         (|t| t.entries[4].latency.median_us = f64::NAN, "entries[4]"),
         (|t| t.entries[4].latency.median_us = -1.0, "median_us"),
+        (|t| t.entries[4].price_us = 0.0, "price_us"),
         (|t| t.entries[4].latency.ci95_us = [2.0, 1.0], "ci95_us"),
         (|t| t.entries[4].latency.samples = 0, "samples"),
         (|t| t.entries.push(t.entries[7].clone()), "twice"),

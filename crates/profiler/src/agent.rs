@@ -9,11 +9,12 @@ use std::thread;
 use std::time::Duration;
 
 use lathe_agent::{
-    Answer, GenerateJob, Generated, Hello, Job, MAX_LINE_BYTES, MeasureJob, Measured,
-    PROTOCOL_VERSION, Request, Samples,
+    Answer, BandwidthJob, GenerateJob, Generated, Hello, Inspection, Job, MAX_LINE_BYTES,
+    MeasureJob, Measured, MemoryJob, MemoryUse, OptimizeJob, PROTOCOL_VERSION, Pass, Request,
+    Samples,
 };
 
-use crate::ProfilerError;
+use crate::{DeviceSpec, ProfilerError};
 
 /// How long one job may take.
 const JOB_LIMIT: Duration = Duration::from_secs(600);
@@ -29,6 +30,8 @@ pub struct AgentCommand {
     pub program: PathBuf,
     /// ONNX Runtime's shared library.
     pub ort_lib: PathBuf,
+    /// Processors that it is bound to; any when empty.
+    pub affinity: Vec<usize>,
 }
 
 /// The agent's program: named in `LATHE_AGENT`, or beside this program or its folder.
@@ -66,6 +69,7 @@ impl Agent {
         process
             .arg("--ort-lib")
             .arg(&command.ort_lib)
+            .args(affinity_arguments(&command.affinity))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -133,10 +137,8 @@ impl Agent {
                     let pass = passes
                         .get(samples.pass)
                         .filter(|_| samples.pass == all.len());
-                    let is_sound = samples.id == id
-                        && pass
-                            .is_some_and(|pass| pass.runs as usize == samples.durations_ns.len())
-                        && samples.durations_ns.iter().all(|ns| *ns > 0);
+                    let is_sound =
+                        samples.id == id && pass.is_some_and(|pass| fits(pass, &samples));
                     if !is_sound {
                         let reason = format!("samples that were not asked for: {samples:?}");
                         return Err(ProfilerError::Answer { reason });
@@ -155,6 +157,46 @@ impl Agent {
         }
     }
 
+    /// Finds the memory that a model takes.
+    ///
+    /// # Errors
+    /// As for [`Agent::measure`].
+    pub fn memory(&mut self, job: MemoryJob) -> Result<MemoryUse, ProfilerError> {
+        let id = self.send(Job::Memory(job))?;
+        match self.next(JOB_LIMIT)? {
+            Answer::Memory(used) if used.id == id => Ok(used),
+            other => Err(refused_or_unexpected(other)),
+        }
+    }
+
+    /// Has the runtime's optimised form of a model written.
+    ///
+    /// # Errors
+    /// As for [`Agent::measure`].
+    pub fn optimize(&mut self, job: OptimizeJob) -> Result<(), ProfilerError> {
+        let id = self.send(Job::Optimize(job))?;
+        match self.next(JOB_LIMIT)? {
+            Answer::Optimized(done) if done.id == id => Ok(()),
+            other => Err(refused_or_unexpected(other)),
+        }
+    }
+
+    /// Times readings of a buffer, in nanoseconds.
+    ///
+    /// # Errors
+    /// As for [`Agent::measure`].
+    pub fn bandwidth(&mut self, job: BandwidthJob) -> Result<Vec<u64>, ProfilerError> {
+        let id = self.send(Job::Bandwidth(job))?;
+        match self.next(JOB_LIMIT)? {
+            Answer::Bandwidth(read)
+                if read.id == id && read.durations_ns.len() == job.runs as usize =>
+            {
+                Ok(read.durations_ns)
+            }
+            other => Err(refused_or_unexpected(other)),
+        }
+    }
+
     /// Generates greedily.
     ///
     /// # Errors
@@ -168,6 +210,24 @@ impl Agent {
                 message: failed.message,
             }),
             other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The state of the device.
+    ///
+    /// # Errors
+    /// As for [`Agent::measure`].
+    pub fn inspect(&mut self) -> Result<Inspection, ProfilerError> {
+        let id = self.send(Job::Inspect)?;
+        match self.next(JOB_LIMIT)? {
+            Answer::Inspected(done) if done.id == id => {
+                let checked = done.inspection.check();
+                checked.map_err(|error| ProfilerError::Answer {
+                    reason: error.to_string(),
+                })?;
+                Ok(*done.inspection)
+            }
+            other => Err(refused_or_unexpected(other)),
         }
     }
 
@@ -228,6 +288,32 @@ impl Drop for Agent {
     }
 }
 
+/// Whether samples have the turns that a pass asks for, and times above 0.
+fn fits(pass: &Pass, samples: &Samples) -> bool {
+    let turns = samples.durations_ns.len();
+    (pass.min_turns as usize..=pass.max_turns as usize).contains(&turns)
+        && samples.durations_ns.iter().all(|turn| {
+            turn.len() == pass.models.len() && turn.iter().all(|duration_ns| *duration_ns > 0)
+        })
+}
+
+fn refused_or_unexpected(answer: Answer) -> ProfilerError {
+    match answer {
+        Answer::Failed(failed) => ProfilerError::Refused {
+            message: failed.message,
+        },
+        other => unexpected(&other),
+    }
+}
+
+fn affinity_arguments(affinity: &[usize]) -> Vec<String> {
+    if affinity.is_empty() {
+        return Vec::new();
+    }
+    let processors: Vec<String> = affinity.iter().map(usize::to_string).collect();
+    vec!["--affinity".to_owned(), processors.join(",")]
+}
+
 fn unexpected(answer: &Answer) -> ProfilerError {
     ProfilerError::Answer {
         reason: format!("out of turn: {answer:?}"),
@@ -267,14 +353,15 @@ fn tail(mut source: impl Read) -> String {
 
 /// Starts an agent of this machine with the program found by [`find_agent`].
 impl AgentCommand {
-    /// The agent beside this program with the runtime at `ort_lib`.
+    /// The agent beside this program with the runtime at `ort_lib`, bound as `device` says.
     ///
     /// # Errors
     /// When the agent's program is not found.
-    pub fn local(ort_lib: &Path) -> Result<Self, ProfilerError> {
+    pub fn local(ort_lib: &Path, device: &DeviceSpec) -> Result<Self, ProfilerError> {
         Ok(Self {
             program: find_agent()?,
             ort_lib: ort_lib.to_owned(),
+            affinity: device.affinity.clone(),
         })
     }
 }

@@ -26,6 +26,9 @@ pub struct DeviceSpec {
     /// Threads inside an operator; all processors when absent.
     #[serde(default)]
     pub threads: Option<usize>,
+    /// Processors that measurements are bound to; any when empty.
+    #[serde(default)]
+    pub affinity: Vec<usize>,
 }
 
 /// How to reach a device.
@@ -59,8 +62,12 @@ impl DeviceSpec {
 
     /// Threads inside an operator.
     pub fn threads(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        self.threads.unwrap_or(cores)
+        let all = std::thread::available_parallelism().map_or(1, usize::from);
+        let bound = match self.affinity.len() {
+            0 => all,
+            count => count,
+        };
+        self.threads.unwrap_or(bound)
     }
 }
 
@@ -90,11 +97,15 @@ pub fn fingerprint(
         os: System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.to_owned()),
         kernel: System::kernel_version().unwrap_or_default(),
         governor: read_trimmed("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        affinity: device.affinity.clone(),
     };
     let runtime = RuntimeFingerprint {
         build: runtime_build.to_owned(),
         execution_provider: "CPUExecutionProvider".to_owned(),
         threads: device.threads(),
+        session_options: [("session.force_spinning_stop", "1")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
     };
     (device_fingerprint, runtime)
 }

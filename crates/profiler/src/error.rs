@@ -89,6 +89,16 @@ pub enum ProfilerError {
         /// The journal.
         path: PathBuf,
     },
+    /// The table has nothing to compare a measurement with.
+    #[error(
+        "the table has no reference chain in {precision} at {workload}: profile with that precision and prompts around that length"
+    )]
+    NoReference {
+        /// The precision.
+        precision: lathe_arch::Precision,
+        /// The workload in words.
+        workload: String,
+    },
     /// An earlier profile was not finished.
     #[error("{path} holds an unfinished profile: go on with --resume, or delete it to begin again")]
     Unfinished {

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::ProfilerError;
 
@@ -107,16 +107,6 @@ fn whole_lines(mut source: impl BufRead) -> std::io::Result<Vec<String>> {
             None => return Ok(lines),
         }
     }
-}
-
-/// One visit: the price of the block at each of its phases.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct VisitRecord {
-    pub round: usize,
-    pub block: lathe_arch::BlockShape,
-    /// Raw durations of the shorter and the longer chain, `[chain][phase][run]` in nanoseconds.
-    pub durations_ns: Vec<Vec<Vec<u64>>>,
-    pub environment: lathe_agent::Environment,
 }
 
 #[cfg(test)]

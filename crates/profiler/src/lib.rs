@@ -7,19 +7,31 @@
 //! the table, so that an interrupted profile goes on where it stopped.
 
 mod agent;
+mod agreement;
+mod bench;
 mod device;
+mod draw;
 mod error;
+mod held_out;
 mod journal;
 mod network;
 mod plan;
+mod price;
 mod profile;
+mod smooth;
 pub mod statistics;
-mod validate;
+mod structure;
+mod table;
+mod visit;
+mod warmup;
 
 pub use agent::{Agent, AgentCommand, find_agent};
+pub use agreement::{Agreement, Comparison, agreement};
 pub use device::{DeviceSpec, Transport, fingerprint, last_level_cache_bytes};
+pub use draw::draw_subnets;
 pub use error::ProfilerError;
+pub use held_out::{HeldOut, MeasuredNetwork, MeasuredPhase, NaiveSums};
 pub use network::{NetworkLatency, PhaseLatency, measure_networks};
-pub use plan::{ProfilePlan, Visit};
-pub use profile::{ProfileRequest, profile};
-pub use validate::{Agreement, Comparison, agreement, draw_subnets, write_random_networks};
+pub use plan::{Probe, ProfilePlan};
+pub use profile::{ProfileRequest, network_phases, profile, profile_twice};
+pub use structure::{Structure, check_structure};

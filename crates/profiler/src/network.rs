@@ -1,22 +1,23 @@
 //! Whole networks, measured side by side.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use lathe_agent::{MeasureJob, SessionConfig};
-use lathe_arch::{Phase, Workload};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
+use lathe_agent::{MeasureJob, Pass, SessionConfig};
+use lathe_arch::Workload;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
-use crate::plan::pass;
+use crate::profile::network_phases;
 use crate::statistics::{median, median_ci95};
+use crate::visit::{PassRecord, disturbance};
 use crate::{AgentCommand, ProfilerError};
 
-/// Timed decode runs of one visit. Visits differ more than the runs of one, because each loads the
-/// model anew, so rounds are what narrows the interval.
-const RUNS: u32 = 5;
+/// Microseconds of turns for each phase of a round.
+const PASS_US: u64 = 1_500_000;
+/// Turns of a pass.
+const TURNS: std::ops::RangeInclusive<u32> = 4..=200;
+/// Rounds that are made again at most because other work ran meanwhile.
+const REPEATED_ROUNDS: usize = 3;
 
 /// Measured latency of one network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,18 +28,19 @@ pub struct NetworkLatency {
     pub tpot: PhaseLatency,
 }
 
-/// A latency over rounds.
+/// A latency over turns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PhaseLatency {
-    /// Median over rounds of the medians over runs, in microseconds.
+    /// Median over all turns, in microseconds.
     pub median_us: f64,
     /// 95 % confidence interval of that median, in microseconds.
     pub ci95_us: [f64; 2],
 }
 
-/// Times each model file at `workload`, in `rounds` rounds of random order.
+/// Times a few model files at `workload`, all loaded at once and run in turns, so that whatever
+/// the machine does meets all of them alike. In each of `rounds` rounds they are loaded anew.
 ///
-/// `on_progress` is told visits done, visits in all, and the model that comes next.
+/// `on_progress` is told rounds done and rounds in all.
 ///
 /// # Errors
 /// When the agent fails.
@@ -49,40 +51,51 @@ pub fn measure_networks(
     threads: usize,
     vocab_size: usize,
     rounds: usize,
-    mut on_progress: impl FnMut(usize, usize, &Path),
+    mut on_progress: impl FnMut(usize, usize),
 ) -> Result<Vec<NetworkLatency>, ProfilerError> {
     let mut agent = Agent::start(command)?;
-    let batch = workload.batch;
-    let phases = [
-        Phase::Prefill {
-            batch,
-            seq_len: workload.prompt_tokens,
-        },
-        Phase::Decode {
-            batch,
-            past_len: workload.mean_past_len() as usize,
-        },
-    ];
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let phases = network_phases(workload);
     let mut samples = vec![[Vec::new(), Vec::new()]; models.len()];
-    let total = rounds * models.len();
-    for round in 0..rounds {
-        let mut order: Vec<usize> = (0..models.len()).collect();
-        order.shuffle(&mut rng);
-        for (done, index) in order.into_iter().enumerate() {
-            on_progress(round * models.len() + done, total, &models[index]);
-            let (passes, _) = agent.measure(MeasureJob {
-                model: models[index].clone(),
-                session: SessionConfig { threads },
-                passes: phases.iter().map(|phase| pass(phase, RUNS)).collect(),
-                vocab_size,
-                seed: round as u64,
-            })?;
-            for (samples, pass) in samples[index].iter_mut().zip(passes) {
-                let runs = pass.durations_ns.iter().map(|ns| *ns as f64 / 1000.0);
-                samples.push(median(&runs.collect::<Vec<_>>()));
+    let (mut round, mut repeated) = (0, 0);
+    while round < rounds {
+        on_progress(round, rounds);
+        let passes = phases.iter().map(|phase| Pass {
+            models: (0..models.len()).collect(),
+            batch: phase.batch(),
+            new_tokens: phase.new_tokens(),
+            past_tokens: phase.past_tokens(),
+            min_turns: *TURNS.start(),
+            max_turns: *TURNS.end(),
+            budget_us: PASS_US,
+        });
+        let (answers, _) = agent.measure(MeasureJob {
+            models: models.to_vec(),
+            keep: Vec::new(),
+            session: SessionConfig { threads },
+            passes: passes.collect(),
+            vocab_size,
+            seed: round as u64,
+        })?;
+        let answers = answers.into_iter().zip(phases);
+        let passes: Vec<PassRecord> = answers
+            .map(|(samples, phase)| PassRecord {
+                phase,
+                durations_ns: samples.durations_ns,
+                environment: samples.environment,
+            })
+            .collect();
+        if disturbance(&passes).is_some() && repeated < REPEATED_ROUNDS {
+            repeated += 1;
+            continue;
+        }
+        for (phase, pass) in passes.iter().enumerate() {
+            for turn in pass.turns_us() {
+                for (network, latency_us) in samples.iter_mut().zip(turn) {
+                    network[phase].push(latency_us);
+                }
             }
         }
+        round += 1;
     }
     let latency = |samples: &Vec<f64>| PhaseLatency {
         median_us: median(samples),

@@ -1,89 +1,250 @@
-//! What to measure: chains, passes and the order of the visits.
+//! What to measure: blocks, phases, the chains that price them, and for how long.
 
-use lathe_agent::Pass;
-use lathe_arch::{BlockShape, ModelConfig, Phase};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeSet;
+
+use lathe_arch::{
+    AttentionConfig, BlockShape, HeadConfig, LogitRows, ModelConfig, Phase, Precision, SearchSpace,
+    SubnetConfig, Workload,
+};
+use lathe_latency::PhaseKind;
 use serde::{Deserialize, Serialize};
 
-/// Weights of the longer chain over the last-level cache.
-const LONG_CHAIN_CACHES: u64 = 6;
+use crate::device::last_level_cache_bytes;
+use crate::draw::draw_subnets;
+
+/// Bytes that pass through the caches between two runs of the same weights, over the last-level
+/// cache: in a network, all other layers do.
+const COLD_CACHES: u64 = 4;
+/// Bytes of a decode chain over the last-level cache.
+const CHAIN_CACHES: u64 = 1;
+/// Operations of a prefill chain at the longest prompt: tens of milliseconds on a small machine.
+const PREFILL_OPERATIONS: u64 = 6_000_000_000;
 /// Copies of the longer chain.
-const COPIES: std::ops::RangeInclusive<usize> = 9..=192;
+const COPIES: std::ops::RangeInclusive<usize> = 5..=96;
 /// The longer chain over the shorter.
-const CHAIN_RATIO: usize = 3;
+const CHAIN_RATIO: usize = 8;
+/// Kinds of attention blocks at most, before only whole and half groups are taken.
+const MAX_ATTENTION: usize = 16;
 
 /// What a profile covers and how thoroughly.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProfilePlan {
     /// Blocks to price.
-    pub shapes: Vec<BlockShape>,
+    pub blocks: Vec<BlockShape>,
     /// Prompt lengths of the prefill.
     pub prompts: Vec<usize>,
     /// Past lengths of decode, for blocks with a KV cache.
     pub depths: Vec<usize>,
-    /// Sequences side by side.
-    pub batch: usize,
-    /// Rounds over all blocks.
+    /// Numbers of sequences side by side.
+    pub batches: Vec<usize>,
+    /// Rounds over all blocks before the rest of the budget goes where it is needed most.
     pub rounds: usize,
-    /// Timed decode runs of one visit; prefill runs are fewer, as they take longer.
-    pub runs: u32,
-    /// Seed of the orders and inputs.
+    /// Seconds of measuring blocks, after which no more visits are made.
+    pub budget_s: f64,
+    /// Half the width of an entry's 95 % interval at which it has been measured enough, as a
+    /// share of its price.
+    pub target: f64,
+    /// Microseconds of turns for each phase of a visit.
+    pub pass_us: u64,
+    /// Whole networks of each precision for the calibration; 0 for none.
+    pub networks: usize,
+    /// Microseconds of turns for each phase of a network.
+    pub network_pass_us: u64,
+    /// The workload at which they are measured.
+    pub workload: Workload,
+    /// Seed of the orders, draws and inputs.
     pub seed: u64,
     /// Last-level cache in bytes.
     pub last_level_cache_bytes: u64,
 }
 
-/// One visit to a block: both of its chains are timed at all its phases.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Visit {
-    /// Round, from 0.
-    pub round: usize,
+/// What one visit measures: a block in one of the two phases of generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Probe {
     /// The block.
     pub block: BlockShape,
+    /// The phase.
+    pub kind: PhaseKind,
 }
 
 impl ProfilePlan {
-    /// All visits, the rounds one after another, each in a random order of its own.
-    pub fn visits(&self) -> Vec<Visit> {
-        let rounds = (0..self.rounds).flat_map(|round| {
-            let mut order = self.shapes.clone();
-            let seed = self.seed.wrapping_add(round as u64);
-            order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-            order.into_iter().map(move |block| Visit { round, block })
-        });
-        rounds.collect()
+    /// A quarter of an hour for a small model: narrow intervals.
+    pub fn thorough(blocks: Vec<BlockShape>) -> Self {
+        Self {
+            blocks,
+            prompts: vec![32, 128, 512],
+            depths: vec![0, 256, 1024, 2048],
+            batches: vec![1],
+            rounds: 2,
+            budget_s: 630.0,
+            target: 0.02,
+            pass_us: 200_000,
+            networks: 12,
+            network_pass_us: 1_200_000,
+            workload: Workload::default(),
+            seed: 1,
+            last_level_cache_bytes: last_level_cache_bytes(),
+        }
     }
 
-    /// Phases at which a block is timed.
-    pub fn phases(&self, block: &BlockShape) -> Vec<Phase> {
-        let batch = self.batch;
-        let depths: &[usize] = match block {
-            BlockShape::Attention(_) => &self.depths,
-            BlockShape::Mlp(_) | BlockShape::EmbeddingAndHead => &[0],
-        };
-        let prefill = self.prompts.iter();
-        let prefill = prefill.map(|&seq_len| Phase::Prefill { batch, seq_len });
-        let decode = depths
+    /// Two minutes for a small model: wide intervals.
+    pub fn quick(blocks: Vec<BlockShape>) -> Self {
+        Self {
+            prompts: vec![32, 128],
+            depths: vec![0, 1024],
+            rounds: 1,
+            budget_s: 60.0,
+            target: 0.04,
+            pass_us: 60_000,
+            networks: 5,
+            network_pass_us: 250_000,
+            ..Self::thorough(blocks)
+        }
+    }
+
+    /// The plan without what is beyond the model's longest context.
+    pub fn within(mut self, model: &ModelConfig) -> Self {
+        let limit = model.max_position_embeddings;
+        self.prompts.retain(|prompt| (1..=limit).contains(prompt));
+        self.depths.retain(|depth| *depth < limit);
+        self
+    }
+
+    /// The blocks of `space` in each of `precisions`, with fewer query heads in each group too,
+    /// and both ends of the network with the last row and with all rows of logits.
+    pub fn grid(
+        space: &SearchSpace,
+        model: &ModelConfig,
+        precisions: &[Precision],
+    ) -> Vec<BlockShape> {
+        let groups: Vec<usize> = space
+            .attention()
             .iter()
-            .map(|&past_len| Phase::Decode { batch, past_len });
-        prefill.chain(decode).collect()
+            .flatten()
+            .map(|a| a.kv_heads)
+            .collect();
+        let full = model.heads_per_group();
+        let per_group: BTreeSet<usize> = if groups.len() * full <= MAX_ATTENTION {
+            (1..=full).collect()
+        } else {
+            [full.div_ceil(2), full].into()
+        };
+        let attention = groups.iter().flat_map(|&kv_heads| {
+            per_group.iter().map(move |each| AttentionConfig {
+                heads: kv_heads * each,
+                kv_heads,
+                precision: Precision::F32,
+            })
+        });
+        let mlp = space.mlp().iter().flatten().copied();
+        let heads = [LogitRows::Last, LogitRows::All].map(|logit_rows| {
+            BlockShape::EmbeddingAndHead(HeadConfig {
+                precision: Precision::F32,
+                logit_rows,
+            })
+        });
+        let blocks: Vec<BlockShape> = heads
+            .into_iter()
+            .chain(attention.map(BlockShape::Attention))
+            .chain(mlp.map(BlockShape::Mlp))
+            .collect();
+        let all = precisions.iter().flat_map(|&precision| {
+            let blocks = blocks.iter();
+            blocks.map(move |block| block.with_precision(precision))
+        });
+        all.collect()
     }
 
-    /// The agent's passes for the phases of a block.
-    pub fn passes(&self, block: &BlockShape) -> Vec<Pass> {
-        let phases = self.phases(block);
-        phases.iter().map(|phase| pass(phase, self.runs)).collect()
+    /// Everything that is visited.
+    pub fn probes(&self) -> Vec<Probe> {
+        let both = self.blocks.iter().flat_map(|&block| {
+            [PhaseKind::Prefill, PhaseKind::Decode].map(|kind| Probe { block, kind })
+        });
+        both.filter(|probe| !self.phases(probe).is_empty())
+            .collect()
     }
 
-    /// Copies of the block in the shorter and the longer chain.
-    pub fn chain_lengths(&self, block: &BlockShape, model: &ModelConfig) -> [usize; 2] {
-        let footprint = LONG_CHAIN_CACHES * self.last_level_cache_bytes;
-        let copies = footprint.div_ceil(block.weight_bytes(model).max(1));
-        let long = usize::try_from(copies).unwrap_or(usize::MAX);
-        let long = long.clamp(*COPIES.start(), *COPIES.end());
+    /// Precisions that occur.
+    pub fn precisions(&self) -> Vec<Precision> {
+        let all: BTreeSet<Precision> = self.blocks.iter().map(BlockShape::precision).collect();
+        all.into_iter().collect()
+    }
+
+    /// Phases at which a probe is timed.
+    pub fn phases(&self, probe: &Probe) -> Vec<Phase> {
+        let with_batches = |phase: fn(usize, usize) -> Phase, lengths: &[usize]| {
+            let batches = self.batches.iter();
+            let all = batches.flat_map(|&batch| lengths.iter().map(move |&len| phase(batch, len)));
+            all.collect()
+        };
+        let prefill = |batch, seq_len| Phase::Prefill { batch, seq_len };
+        let decode = |batch, past_len| Phase::Decode { batch, past_len };
+        match (probe.kind, probe.block) {
+            (PhaseKind::Prefill, _) => with_batches(prefill, &self.prompts),
+            (PhaseKind::Decode, BlockShape::Attention(_)) => with_batches(decode, &self.depths),
+            (PhaseKind::Decode, BlockShape::Mlp(_)) => with_batches(decode, &[0]),
+            (PhaseKind::Decode, BlockShape::EmbeddingAndHead(head)) => match head.logit_rows {
+                LogitRows::Last => with_batches(decode, &[0]),
+                // With one new token, all rows are the last row.
+                LogitRows::All => Vec::new(),
+            },
+        }
+    }
+
+    /// Copies of a probe's block in the shorter and the longer chain.
+    pub fn chain_lengths(&self, probe: &Probe, model: &ModelConfig) -> [usize; 2] {
+        if let BlockShape::EmbeddingAndHead(_) = probe.block {
+            return [0, 1];
+        }
+        let copies = match probe.kind {
+            PhaseKind::Decode => {
+                let bytes = CHAIN_CACHES * self.last_level_cache_bytes;
+                bytes.div_ceil(probe.block.weight_bytes(model).max(1))
+            }
+            PhaseKind::Prefill => self.copies_by_operations(&probe.block, model),
+        };
+        let long = clamp(copies);
         [long.div_ceil(CHAIN_RATIO), long]
+    }
+
+    fn copies_by_operations(&self, block: &BlockShape, model: &ModelConfig) -> u64 {
+        let longest = Phase::Prefill {
+            batch: self.batches.iter().copied().max().unwrap_or(1),
+            seq_len: self.prompts.iter().copied().max().unwrap_or(1),
+        };
+        PREFILL_OPERATIONS.div_ceil(block.flops(model, &longest).max(1))
+    }
+
+    /// Copies of the full MLP block in the reference chain: enough to empty the caches in decode,
+    /// as many operations as any other chain in prefill.
+    pub fn reference_copies(
+        &self,
+        precision: Precision,
+        kind: PhaseKind,
+        model: &ModelConfig,
+    ) -> usize {
+        let block = reference_block(precision, model);
+        clamp(match kind {
+            PhaseKind::Decode => {
+                let bytes = COLD_CACHES * self.last_level_cache_bytes;
+                bytes.div_ceil(block.weight_bytes(model).max(1))
+            }
+            PhaseKind::Prefill => self.copies_by_operations(&block, model),
+        })
+    }
+
+    /// Bytes of weights that are read between two runs of the same weights of a probe's chains.
+    pub fn footprint_bytes(&self, probe: &Probe, model: &ModelConfig) -> u64 {
+        let precision = probe.block.precision();
+        let reference = self.reference_copies(precision, probe.kind, model) as u64;
+        let [short, long] = self.chain_lengths(probe, model);
+        reference * reference_block(precision, model).weight_bytes(model)
+            + (short + long) as u64 * probe.block.weight_bytes(model)
+    }
+
+    /// The networks of one precision on which the calibration is fitted.
+    pub fn draw_networks(&self, precision: Precision, model: &ModelConfig) -> Vec<SubnetConfig> {
+        draw_subnets(model, &self.blocks, precision, self.networks, self.seed)
     }
 
     /// Longest context of any pass.
@@ -94,26 +255,27 @@ impl ProfilePlan {
     }
 }
 
-/// A pass over `phase` with as many runs as suit its length.
-pub(crate) fn pass(phase: &Phase, decode_runs: u32) -> Pass {
-    let runs = match phase.new_tokens() {
-        1 => decode_runs,
-        2..=64 => decode_runs.div_ceil(2),
-        65..=256 => decode_runs.div_ceil(3),
-        _ => decode_runs.div_ceil(5),
-    };
-    Pass {
-        batch: phase.batch(),
-        new_tokens: phase.new_tokens(),
-        past_tokens: phase.past_tokens(),
-        runs,
-        max_warmup_runs: runs.max(2),
+/// The block of which the reference chains consist.
+pub(crate) fn reference_block(precision: Precision, model: &ModelConfig) -> BlockShape {
+    BlockShape::Mlp(lathe_arch::MlpConfig::full(model)).with_precision(precision)
+}
+
+fn clamp(copies: u64) -> usize {
+    let copies = usize::try_from(copies).unwrap_or(usize::MAX);
+    copies.clamp(*COPIES.start(), *COPIES.end())
+}
+
+/// Whether a phase is prefill or decode.
+pub(crate) fn kind(phase: &Phase) -> PhaseKind {
+    match phase {
+        Phase::Prefill { .. } => PhaseKind::Prefill,
+        Phase::Decode { .. } => PhaseKind::Decode,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use lathe_arch::{AttentionConfig, SearchSpace, SpaceSpec};
+    use lathe_arch::SpaceSpec;
 
     use super::*;
 
@@ -121,12 +283,17 @@ mod tests {
         let model = ModelConfig::smollm2_135m();
         let space = SearchSpace::new(&model, "m", &SpaceSpec::standard(&model)).unwrap();
         let plan = ProfilePlan {
-            shapes: space.shapes(),
+            blocks: ProfilePlan::grid(&space, &model, &Precision::ALL),
             prompts: vec![32, 128],
             depths: vec![0, 256, 1024],
-            batch: 1,
-            rounds: 4,
-            runs: 9,
+            batches: vec![1],
+            rounds: 2,
+            budget_s: 10.0,
+            target: 0.02,
+            pass_us: 100_000,
+            networks: 12,
+            network_pass_us: 100_000,
+            workload: Workload::default(),
             seed: 1,
             last_level_cache_bytes: 32 << 20,
         };
@@ -134,41 +301,42 @@ mod tests {
     }
 
     #[test]
-    fn every_round_visits_every_block_once_in_its_own_order() {
+    fn the_grid_holds_every_kind_of_block_in_every_precision() {
         let (_, plan) = plan();
-        let visits = plan.visits();
-        let blocks = |round: usize| {
-            let visits = visits.iter().filter(|visit| visit.round == round);
-            visits.map(|visit| visit.block).collect::<Vec<_>>()
-        };
-        for round in 0..4 {
-            let mut sorted = blocks(round);
-            sorted.sort();
-            let mut want = plan.shapes.clone();
-            want.sort();
-            assert_eq!(sorted, want);
-        }
-        assert_ne!(blocks(0), blocks(1));
-        assert_eq!(visits, plan.visits());
+        // Two heads, 3 x 3 attention blocks, 8 widths.
+        assert_eq!(plan.blocks.len(), 3 * (2 + 9 + 8));
+        assert_eq!(plan.precisions(), Precision::ALL);
+        let distinct: BTreeSet<_> = plan.blocks.iter().collect();
+        assert_eq!(distinct.len(), plan.blocks.len());
+        // All rows of logits have no decode of their own.
+        assert_eq!(plan.probes().len(), 2 * plan.blocks.len() - 3);
     }
 
     #[test]
-    fn chains_are_larger_than_the_cache() {
+    fn weights_are_cold_when_they_are_used_again() {
         let (model, plan) = plan();
-        for shape in &plan.shapes[1..] {
-            let [short, long] = plan.chain_lengths(shape, &model);
-            assert!(short < long);
-            let footprint = long as u64 * shape.weight_bytes(&model);
-            assert!(footprint >= 4 * plan.last_level_cache_bytes, "{shape}");
+        for probe in plan.probes() {
+            let [short, long] = plan.chain_lengths(&probe, &model);
+            assert!(short < long, "{probe:?}");
+            if probe.kind == PhaseKind::Decode {
+                let footprint = plan.footprint_bytes(&probe, &model);
+                assert!(footprint >= 4 * plan.last_level_cache_bytes, "{probe:?}");
+            }
         }
     }
 
     #[test]
     fn only_attention_is_timed_at_depth() {
         let (model, plan) = plan();
-        let attention = BlockShape::Attention(AttentionConfig::full(&model));
-        assert_eq!(plan.phases(&attention).len(), 5);
-        assert_eq!(plan.phases(&BlockShape::EmbeddingAndHead).len(), 3);
+        let decode = |block| {
+            let kind = PhaseKind::Decode;
+            plan.phases(&Probe { block, kind }).len()
+        };
+        assert_eq!(
+            decode(BlockShape::Attention(AttentionConfig::full(&model))),
+            3
+        );
+        assert_eq!(decode(reference_block(Precision::Int4, &model)), 1);
         assert_eq!(plan.positions(), 1025);
     }
 }

@@ -1,29 +1,44 @@
 //! From a plan to a table.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use lathe_agent::{MeasureJob, SessionConfig};
-use lathe_arch::{BlockShape, LayerConfig, ModelConfig, Phase, SUBNET_VERSION, SubnetConfig};
+use lathe_agent::{BandwidthJob, MemoryJob, SessionConfig};
+use lathe_arch::{ModelConfig, Phase, Precision, SubnetConfig};
 use lathe_latency::{
-    DeviceFingerprint, Entry, LatencyStatistics, LatencyTable, ModelDescription, Protocol,
-    RuntimeFingerprint, TABLE_VERSION,
+    DeviceFingerprint, LatencyTable, ModelDescription, PhaseKind, Repeatability, RuntimeFingerprint,
 };
-use lathe_onnx::{
-    BlockKind, Chain, LogitRows, Network, TensorRole, WeightSource, chain_data_bytes, write_chain,
-    write_network_graph, write_random_data,
-};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use crate::agent::Agent;
-use crate::journal::{Journal, VisitRecord};
-use crate::plan::{ProfilePlan, Visit};
-use crate::statistics::{median, median_absolute_deviation, median_ci95, quantile};
+use crate::bench::Bench;
+use crate::journal::Journal;
+use crate::plan::{Probe, ProfilePlan, reference_block};
+use crate::price::shares;
+use crate::statistics::{median, median_ci95, quantile};
+use crate::table::Assembly;
+use crate::visit::{
+    NetworkRecord, PassRecord, Record, RoofsRecord, VisitJob, VisitRecord, disturbance,
+};
 use crate::{AgentCommand, DeviceSpec, ProfilerError, device};
 
-/// Weights that all measured graphs share.
-const WEIGHTS_FILE: &str = "weights.data";
+/// Readings of memory for its roof.
+const READINGS: u32 = 30;
+/// Bytes of the buffer that is read, over the last-level cache.
+const BUFFER_CACHES: u64 = 8;
+/// Longest buffer.
+const BUFFER_LIMIT: u64 = 1 << 30;
+/// Tokens at which the runtime's rate of operations is found.
+const OPERATIONS_TOKENS: usize = 512;
+/// Longest wait for other work on the machine to end, in all.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Visits of one block at most.
+const MOST_VISITS: usize = 40;
 
 /// A profile to be made.
 pub struct ProfileRequest<'a> {
@@ -54,266 +69,504 @@ struct Header<'a> {
 
 /// Measures all blocks of a plan and writes the table.
 ///
-/// `on_progress` is told visits done, visits in all, and the block that comes next.
+/// `on_progress` is told the share that is done, and what comes next.
 ///
 /// # Errors
 /// When the agent fails or a file cannot be written. Finished visits are kept in the journal.
 pub fn profile(
     request: &ProfileRequest<'_>,
-    mut on_progress: impl FnMut(usize, usize, &str),
+    mut on_progress: impl FnMut(f64, &str),
 ) -> Result<LatencyTable, ProfilerError> {
-    let mut agent = Agent::start(request.agent)?;
-    let (device, runtime) = device::fingerprint(request.device, &agent.hello().runtime_build);
-    let model = ModelDescription {
-        name: request.model_name.to_owned(),
-        dimensions: request.model.clone(),
-    };
-    let header = Header {
-        device: &device,
-        runtime: &runtime,
-        model: &model,
-        plan: request.plan,
-    };
-    let folder = request.out.parent().unwrap_or(Path::new("."));
-    make_folder(folder)?;
-    let journal_path = request.out.with_extension("samples.jsonl");
-    let (mut journal, mut records) =
-        Journal::open::<_, VisitRecord>(&journal_path, &header, request.resume)?;
-    let done: BTreeSet<(usize, BlockShape)> = records
-        .iter()
-        .map(|record| (record.round, record.block))
-        .collect();
-    let visits = request.plan.visits();
-    let is_open = |visit: &&Visit| !done.contains(&(visit.round, visit.block));
-    let left: Vec<&Visit> = visits.iter().filter(is_open).collect();
-    if !left.is_empty() {
-        let bench = Bench::set_up(request, &request.out.with_extension("work"))?;
-        for visit in left {
-            on_progress(records.len(), visits.len(), &visit.block.to_string());
-            let record = bench.visit(&mut agent, visit)?;
-            journal.append(&record)?;
-            records.push(record);
-        }
-        bench.clear_away();
+    let mut run = Run::open(request)?;
+    while let Some(work) = run.next() {
+        on_progress(run.share_done(), &work.to_string());
+        run.perform(work)?;
     }
-    on_progress(visits.len(), visits.len(), "done");
-    let plan = request.plan;
-    let table = LatencyTable {
-        version: TABLE_VERSION,
-        device,
-        runtime,
-        model,
-        protocol: Protocol {
-            rounds: plan.rounds,
-            seed: plan.seed,
-            last_level_cache_bytes: plan.last_level_cache_bytes,
-        },
-        entries: entries(plan, request.model, &records),
-    };
+    on_progress(1.0, "done");
+    let table = run.assemble();
     table.save(request.out)?;
     Ok(table)
 }
 
-fn make_folder(folder: &Path) -> Result<(), ProfilerError> {
-    fs::create_dir_all(folder).map_err(|source| ProfilerError::Io {
-        path: folder.to_owned(),
-        source,
-    })
-}
-
-/// The network without blocks has no biases, and its matrices lie in the shared file.
-struct NoWeights;
-
-impl WeightSource for NoWeights {
-    fn tensor(&self, _role: TensorRole) -> Vec<f32> {
-        Vec::new()
-    }
-
-    fn output_bias(&self, _layer: usize, _block: BlockKind) -> Option<Vec<f32>> {
-        None
-    }
-}
-
-/// The graphs to be timed, written once.
-struct Bench<'a> {
-    request: &'a ProfileRequest<'a>,
-    folder: PathBuf,
-}
-
-impl<'a> Bench<'a> {
-    /// Writes all graphs and the weights they share.
-    fn set_up(request: &'a ProfileRequest<'a>, folder: &Path) -> Result<Self, ProfilerError> {
-        make_folder(folder)?;
-        let bench = Self {
-            request,
-            folder: folder.to_owned(),
-        };
-        let mut largest = 0;
-        for block in &request.plan.shapes {
-            for copies in bench.copies(block) {
-                largest = largest.max(bench.write_graph(block, copies)?);
+/// Makes two profiles of the same plan, visit by visit in turn, each with an agent, orders and a
+/// journal of its own; writes the first as a table that says how far they differ (A/A).
+///
+/// # Errors
+/// As for [`profile`].
+pub fn profile_twice(
+    request: &ProfileRequest<'_>,
+    mut on_progress: impl FnMut(f64, &str),
+) -> Result<LatencyTable, ProfilerError> {
+    let again_plan = ProfilePlan {
+        seed: request.plan.seed.wrapping_add(1_000_000),
+        ..request.plan.clone()
+    };
+    let again_out = request.out.with_extension("again.yaml");
+    let again = ProfileRequest {
+        plan: &again_plan,
+        out: &again_out,
+        ..*request
+    };
+    let mut runs = [Run::open(request)?, Run::open(&again)?];
+    loop {
+        let mut is_done = true;
+        for index in 0..2 {
+            let share = (runs[0].share_done() + runs[1].share_done()) / 2.0;
+            if let Some(work) = runs[index].next() {
+                is_done = false;
+                on_progress(share, &work.to_string());
+                runs[index].perform(work)?;
             }
         }
-        let weights = bench.folder.join(WEIGHTS_FILE);
-        write_random_data(&weights, largest, request.plan.seed)?;
-        Ok(bench)
-    }
-
-    /// Copies in each graph of a block: two chains, or the empty network alone.
-    fn copies(&self, block: &BlockShape) -> Vec<usize> {
-        match block {
-            BlockShape::EmbeddingAndHead => vec![0],
-            BlockShape::Attention(_) | BlockShape::Mlp(_) => self
-                .request
-                .plan
-                .chain_lengths(block, self.request.model)
-                .to_vec(),
+        if is_done {
+            break;
         }
     }
+    on_progress(1.0, "done");
+    let [mut table, other] = runs.map(|run| run.assemble());
+    table.protocol.repeatability = Some(repeatability(&table, &other));
+    table.save(request.out)?;
+    Ok(table)
+}
 
-    fn graph_path(&self, block: &BlockShape, copies: usize) -> PathBuf {
-        let name = match block {
-            BlockShape::EmbeddingAndHead => "embedding-head".to_owned(),
-            BlockShape::Attention(a) => format!("attention-{}-{}", a.heads, a.kv_heads),
-            BlockShape::Mlp(m) => format!("mlp-{}", m.intermediate_size),
+/// How far the prices of two tables differ. The level of the references is taken out: it is the
+/// machine's speed over the whole profile, the same for all prices.
+fn repeatability(one: &LatencyTable, other: &LatencyTable) -> Repeatability {
+    let level = |precision: Precision, phase: Phase| {
+        let at = |table: &LatencyTable| {
+            crate::price::reference_us(&table.protocol.references, precision, phase)
         };
-        self.folder.join(format!("{name}-{copies}.onnx"))
-    }
-
-    fn write_graph(&self, block: &BlockShape, copies: usize) -> Result<u64, ProfilerError> {
-        let model = self.request.model;
-        let path = self.graph_path(block, copies);
-        if matches!(block, BlockShape::EmbeddingAndHead) {
-            let nothing = LayerConfig {
-                attention: None,
-                mlp: None,
-            };
-            let empty = SubnetConfig {
-                version: SUBNET_VERSION,
-                model: self.request.model_name.to_owned(),
-                layers: vec![nothing; model.num_hidden_layers],
-            };
-            let network = Network {
-                model,
-                subnet: &empty,
-                weights: &NoWeights,
-                logit_rows: LogitRows::Last,
-            };
-            return Ok(write_network_graph(&path, &network, WEIGHTS_FILE)?);
-        }
-        let chain = Chain {
-            model,
-            block: *block,
-            copies,
-            positions: self.request.plan.positions(),
+        Some(at(one)? / at(other)?)
+    };
+    let (mut prices, mut raw) = (Vec::new(), Vec::new());
+    for entry in &one.entries {
+        let mut others = other.entries.iter();
+        let same = others.find(|e| e.block == entry.block && e.phase == entry.phase);
+        let Some((same, level)) = same.zip(level(entry.block.precision(), entry.phase)) else {
+            continue;
         };
-        write_chain(&path, &chain, WEIGHTS_FILE)?;
-        Ok(chain_data_bytes(&chain)?)
+        let difference = |a: f64, b: f64| (a / (b * level) - 1.0).abs();
+        prices.push(difference(entry.price_us, same.price_us));
+        raw.push(difference(entry.latency.median_us, same.latency.median_us));
     }
+    Repeatability {
+        entries: prices.len(),
+        median: median(&prices),
+        p95: quantile(&prices, 0.95),
+        worst: quantile(&prices, 1.0),
+        raw_median: median(&raw),
+        raw_p95: quantile(&raw, 0.95),
+    }
+}
 
-    /// Times the graphs of one block; both chains in one visit, so that they share whatever the
-    /// machine is doing.
-    fn visit(&self, agent: &mut Agent, visit: &Visit) -> Result<VisitRecord, ProfilerError> {
-        let mut durations_ns = Vec::new();
-        let mut environment = lathe_agent::Environment::default();
-        for copies in self.copies(&visit.block) {
-            let (samples, measured) = agent.measure(MeasureJob {
-                model: self.graph_path(&visit.block, copies),
-                session: SessionConfig {
-                    threads: self.request.device.threads(),
-                },
-                passes: self.request.plan.passes(&visit.block),
-                vocab_size: self.request.model.vocab_size,
-                seed: self.request.plan.seed,
-            })?;
-            durations_ns.push(samples.into_iter().map(|s| s.durations_ns).collect());
-            environment = measured.environment;
+/// What comes next.
+#[derive(Debug, Clone, PartialEq)]
+enum Work {
+    Roofs,
+    Visit(Probe),
+    Network(Precision, usize),
+}
+
+impl std::fmt::Display for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Work::Roofs => write!(f, "the device's limits"),
+            Work::Visit(probe) => write!(f, "{}", probe.block),
+            Work::Network(precision, index) => write!(f, "network {index} in {precision}"),
         }
-        Ok(VisitRecord {
-            round: visit.round,
-            block: visit.block,
-            durations_ns,
-            environment,
+    }
+}
+
+/// A profile under way.
+struct Run<'a> {
+    request: &'a ProfileRequest<'a>,
+    agent: Agent,
+    device: DeviceFingerprint,
+    runtime: RuntimeFingerprint,
+    journal: Journal,
+    records: Vec<Record>,
+    /// Orders of the first rounds.
+    orders: Vec<Vec<Probe>>,
+    networks: BTreeMap<Precision, Vec<SubnetConfig>>,
+    /// Written when something is left to measure.
+    bench: Option<Bench>,
+    waited: Duration,
+}
+
+impl<'a> Run<'a> {
+    fn open(request: &'a ProfileRequest<'a>) -> Result<Self, ProfilerError> {
+        let agent = Agent::start(request.agent)?;
+        let (device, runtime) = device::fingerprint(request.device, &agent.hello().runtime_build);
+        let model = ModelDescription {
+            name: request.model_name.to_owned(),
+            dimensions: request.model.clone(),
+        };
+        let header = Header {
+            device: &device,
+            runtime: &runtime,
+            model: &model,
+            plan: request.plan,
+        };
+        let folder = request.out.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder).map_err(|source| ProfilerError::Io {
+            path: folder.to_owned(),
+            source,
+        })?;
+        let path = request.out.with_extension("samples.jsonl");
+        let (journal, records) = Journal::open(&path, &header, request.resume)?;
+        let plan = request.plan;
+        let orders = (0..plan.rounds).map(|round| {
+            let mut order = plan.probes();
+            let seed = plan.seed.wrapping_add(round as u64);
+            order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+            order
+        });
+        Ok(Self {
+            agent,
+            device,
+            runtime,
+            journal,
+            records,
+            orders: orders.collect(),
+            networks: plan
+                .precisions()
+                .into_iter()
+                .map(|precision| (precision, plan.draw_networks(precision, request.model)))
+                .collect(),
+            bench: None,
+            waited: Duration::ZERO,
+            request,
         })
     }
 
-    /// The graphs are of no use once all is measured; what cannot be deleted does no harm.
-    fn clear_away(&self) {
-        let _left = fs::remove_dir_all(&self.folder);
+    fn visits(&self) -> impl Iterator<Item = &VisitRecord> {
+        let visits = self.records.iter().filter_map(|record| match record {
+            Record::Visit(visit) => Some(visit),
+            Record::Roofs(_) | Record::Network(_) => None,
+        });
+        visits.filter(|visit| visit.disturbed.is_none())
+    }
+
+    /// Seconds spent on visits to blocks, thrown-away ones too.
+    fn spent_s(&self) -> f64 {
+        let all = self.records.iter().map(|record| match record {
+            Record::Visit(visit) => visit.seconds,
+            Record::Roofs(_) | Record::Network(_) => 0.0,
+        });
+        all.sum()
+    }
+
+    fn share_done(&self) -> f64 {
+        let plan = self.request.plan;
+        let networks_s = 3.0 * (plan.networks * plan.precisions().len()) as f64;
+        let networks = self
+            .records
+            .iter()
+            .filter(|r| matches!(r, Record::Network(_)));
+        let done_s = self.spent_s().min(plan.budget_s) + 3.0 * networks.count() as f64;
+        (done_s / (plan.budget_s + networks_s)).min(1.0)
+    }
+
+    /// The next piece of work: the limits, the first rounds in their random orders, the networks,
+    /// and then whatever price is known least.
+    fn next(&self) -> Option<Work> {
+        if !self.records.iter().any(|r| matches!(r, Record::Roofs(_))) {
+            return Some(Work::Roofs);
+        }
+        let mut visits: BTreeMap<Probe, usize> = BTreeMap::new();
+        for visit in self.visits() {
+            *visits.entry(visit.probe).or_default() += 1;
+        }
+        for (round, order) in self.orders.iter().enumerate() {
+            let is_open = |probe: &&Probe| visits.get(probe).copied().unwrap_or(0) <= round;
+            if let Some(probe) = order.iter().find(is_open) {
+                return Some(Work::Visit(*probe));
+            }
+        }
+        if self.spent_s() < self.request.plan.budget_s
+            && let Some(probe) = self.least_known(&visits)
+        {
+            return Some(Work::Visit(probe));
+        }
+        self.next_network()
+    }
+
+    fn next_network(&self) -> Option<Work> {
+        for (&precision, networks) in &self.networks {
+            for index in 0..networks.len() {
+                let is_done = self.records.iter().any(|record| match record {
+                    Record::Network(network) => {
+                        network.disturbed.is_none()
+                            && (network.precision, network.index) == (precision, index)
+                    }
+                    Record::Roofs(_) | Record::Visit(_) => false,
+                });
+                if !is_done {
+                    return Some(Work::Network(precision, index));
+                }
+            }
+        }
+        None
+    }
+
+    /// The probe whose widest interval is the furthest beyond the target, if one is.
+    fn least_known(&self, visits: &BTreeMap<Probe, usize>) -> Option<Probe> {
+        let plan = self.request.plan;
+        let mut samples: BTreeMap<(Probe, Phase), Vec<f64>> = BTreeMap::new();
+        for visit in self.visits() {
+            let lengths = plan.chain_lengths(&visit.probe, self.request.model);
+            for pass in &visit.passes {
+                let key = (visit.probe, pass.phase);
+                samples
+                    .entry(key)
+                    .or_default()
+                    .extend(shares(pass, lengths));
+            }
+        }
+        let mut widest: BTreeMap<Probe, f64> = BTreeMap::new();
+        for ((probe, _), shares) in &samples {
+            let [low, high] = median_ci95(shares);
+            let width = (high - low) / 2.0 / median(shares).abs().max(f64::MIN_POSITIVE);
+            let widest = widest.entry(*probe).or_default();
+            *widest = widest.max(width);
+        }
+        let open = widest.into_iter().filter(|(probe, width)| {
+            *width > plan.target && visits.get(probe).copied().unwrap_or(0) < MOST_VISITS
+        });
+        let worst = open.max_by(|a, b| a.1.total_cmp(&b.1));
+        worst.map(|(probe, _)| probe)
+    }
+
+    fn perform(&mut self, work: Work) -> Result<(), ProfilerError> {
+        if self.bench.is_none() {
+            self.bench = Some(self.write_graphs()?);
+        }
+        let record = match work {
+            Work::Roofs => Record::Roofs(self.measure_roofs()?),
+            Work::Visit(probe) => Record::Visit(self.visit(probe)?),
+            Work::Network(precision, index) => {
+                Record::Network(self.visit_network(precision, index)?)
+            }
+        };
+        let disturbed = match &record {
+            Record::Visit(visit) => visit.disturbed.is_some(),
+            Record::Network(network) => network.disturbed.is_some(),
+            Record::Roofs(_) => false,
+        };
+        self.journal.append(&record)?;
+        self.records.push(record);
+        if disturbed {
+            self.wait();
+        }
+        Ok(())
+    }
+
+    /// Gives other work on the machine time to end.
+    fn wait(&mut self) {
+        let pause = Duration::from_secs(1).min(PATIENCE - self.waited);
+        sleep(pause);
+        self.waited += pause;
+    }
+
+    /// With no patience left, disturbed visits have to do.
+    fn judged(&self, passes: &[PassRecord]) -> Option<String> {
+        disturbance(passes).filter(|_| self.waited < PATIENCE)
+    }
+
+    fn work_folder(&self) -> PathBuf {
+        self.request.out.with_extension("work")
+    }
+
+    /// All graphs that the rest of the profile may need.
+    fn write_graphs(&self) -> Result<Bench, ProfilerError> {
+        let plan = self.request.plan;
+        let mut bench = Bench::new(&self.work_folder(), self.request.model, plan.seed)?;
+        for probe in plan.probes() {
+            bench.probe(&probe, plan)?;
+        }
+        for precision in plan.precisions() {
+            for kind in [PhaseKind::Prefill, PhaseKind::Decode] {
+                bench.reference(precision, kind, plan)?;
+            }
+            let networks = self.networks.get(&precision).into_iter().flatten();
+            for (index, subnet) in networks.enumerate() {
+                bench.network(&format!("network-{precision}-{index}"), subnet)?;
+            }
+        }
+        bench.write_weights()?;
+        Ok(bench)
+    }
+
+    fn bench(&mut self) -> Result<&mut Bench, ProfilerError> {
+        if self.bench.is_none() {
+            self.bench = Some(self.write_graphs()?);
+        }
+        Ok(self.bench.as_mut().expect("it was made above"))
+    }
+
+    fn session(&self) -> SessionConfig {
+        SessionConfig {
+            threads: self.request.device.threads(),
+        }
+    }
+
+    fn measure_roofs(&mut self) -> Result<RoofsRecord, ProfilerError> {
+        let (plan, model) = (self.request.plan, self.request.model);
+        let threads = self.request.device.threads();
+        let buffer = BUFFER_CACHES * plan.last_level_cache_bytes;
+        let buffer_bytes = buffer.clamp(1 << 26, BUFFER_LIMIT);
+        let reading_ns = self.agent.bandwidth(BandwidthJob {
+            threads,
+            bytes: buffer_bytes,
+            runs: READINGS,
+        })?;
+        let mut operations = Vec::new();
+        for precision in plan.precisions() {
+            let block = reference_block(precision, model);
+            let copies = plan.reference_copies(precision, PhaseKind::Prefill, model);
+            let phase = Phase::Prefill {
+                batch: 1,
+                seq_len: OPERATIONS_TOKENS.min(model.max_position_embeddings),
+            };
+            let graph = self.bench()?.chain(block, copies, plan.positions())?;
+            let job = VisitJob {
+                references: Vec::new(),
+                graphs: vec![graph.clone(), graph],
+                phases: vec![(phase, 0)],
+                pass_us: plan.pass_us.max(300_000),
+                session: self.session(),
+                vocab_size: model.vocab_size,
+                seed: plan.seed,
+            };
+            let passes = job.run(&mut self.agent)?;
+            let turns = passes.into_iter().flat_map(|pass| pass.durations_ns);
+            let runs = turns.filter_map(|turn| turn.last().copied()).collect();
+            operations.push((precision, copies as u64 * block.flops(model, &phase), runs));
+        }
+        Ok(RoofsRecord {
+            buffer_bytes,
+            reading_ns,
+            operations,
+        })
+    }
+
+    fn visit(&mut self, probe: Probe) -> Result<VisitRecord, ProfilerError> {
+        let clock = Instant::now();
+        let (plan, model) = (self.request.plan, self.request.model);
+        let session = self.session();
+        let bench = self.bench()?;
+        let job = VisitJob {
+            references: vec![bench.reference(probe.block.precision(), probe.kind, plan)?],
+            graphs: bench.probe(&probe, plan)?,
+            phases: plan
+                .phases(&probe)
+                .into_iter()
+                .map(|phase| (phase, 0))
+                .collect(),
+            pass_us: plan.pass_us,
+            session,
+            vocab_size: model.vocab_size,
+            seed: plan.seed,
+        };
+        let passes = job.run(&mut self.agent)?;
+        Ok(VisitRecord {
+            probe,
+            disturbed: self.judged(&passes),
+            passes,
+            seconds: clock.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn visit_network(
+        &mut self,
+        precision: Precision,
+        index: usize,
+    ) -> Result<NetworkRecord, ProfilerError> {
+        let (plan, model) = (self.request.plan, self.request.model);
+        let session = self.session();
+        let workload = plan.workload;
+        let bench = self.bench()?;
+        let graph = bench.file(&format!("network-{precision}-{index}.onnx"));
+        let [prefill, decode] = network_phases(&workload);
+        let job = VisitJob {
+            references: vec![
+                bench.reference(precision, PhaseKind::Prefill, plan)?,
+                bench.reference(precision, PhaseKind::Decode, plan)?,
+            ],
+            graphs: vec![graph.clone()],
+            phases: vec![(prefill, 0), (decode, 1)],
+            pass_us: plan.network_pass_us,
+            session,
+            vocab_size: model.vocab_size,
+            seed: plan.seed,
+        };
+        let passes = job.run(&mut self.agent)?;
+        let peak = peak_memory(
+            self.request.agent,
+            graph,
+            session,
+            &workload,
+            model.vocab_size,
+        )?;
+        Ok(NetworkRecord {
+            precision,
+            index,
+            disturbed: self.judged(&passes),
+            passes,
+            peak_memory_bytes: peak,
+        })
+    }
+
+    fn assemble(&self) -> LatencyTable {
+        Assembly {
+            request: self.request,
+            device: &self.device,
+            runtime: &self.runtime,
+            networks: &self.networks,
+            records: &self.records,
+        }
+        .table()
     }
 }
 
-/// One entry for each block and phase.
-fn entries(plan: &ProfilePlan, model: &ModelConfig, records: &[VisitRecord]) -> Vec<Entry> {
-    let mut by_block: BTreeMap<BlockShape, Vec<&VisitRecord>> = BTreeMap::new();
-    for record in records {
-        by_block.entry(record.block).or_default().push(record);
-    }
-    let blocks = by_block.iter().flat_map(|(block, records)| {
-        let phases = plan.phases(block).into_iter().enumerate();
-        phases.map(|(index, phase)| entry(plan, model, block, phase, index, records))
-    });
-    blocks.collect()
+/// The two phases at which a whole network is measured.
+pub fn network_phases(workload: &lathe_arch::Workload) -> [Phase; 2] {
+    let batch = workload.batch;
+    [
+        Phase::Prefill {
+            batch,
+            seq_len: workload.prompt_tokens,
+        },
+        Phase::Decode {
+            batch,
+            past_len: workload.mean_past_len() as usize,
+        },
+    ]
 }
 
-fn entry(
-    plan: &ProfilePlan,
-    model: &ModelConfig,
-    block: &BlockShape,
-    phase: Phase,
-    index: usize,
-    records: &[&VisitRecord],
-) -> Entry {
-    let lengths = match block {
-        BlockShape::EmbeddingAndHead => [0, 1],
-        BlockShape::Attention(_) | BlockShape::Mlp(_) => plan.chain_lengths(block, model),
+/// Largest resident memory of a network at a workload, in a process of its own; `None` where the
+/// system does not tell.
+pub(crate) fn peak_memory(
+    command: &AgentCommand,
+    model: PathBuf,
+    session: SessionConfig,
+    workload: &lathe_arch::Workload,
+    vocab_size: usize,
+) -> Result<Option<u64>, ProfilerError> {
+    let [prefill, _] = network_phases(workload);
+    let context = workload.prompt_tokens + workload.generated_tokens;
+    let job = MemoryJob {
+        model,
+        session,
+        passes: vec![
+            (workload.batch, prefill.new_tokens(), 0),
+            (workload.batch, 1, context.saturating_sub(1)),
+        ],
+        vocab_size,
     };
-    let prices: Vec<f64> = records
-        .iter()
-        .map(|record| price_us(record, index, lengths))
-        .collect();
-    let mut latency = LatencyStatistics {
-        median_us: median(&prices),
-        min_us: quantile(&prices, 0.0),
-        p90_us: quantile(&prices, 0.9),
-        mad_us: median_absolute_deviation(&prices),
-        ci95_us: median_ci95(&prices),
-        samples: prices.len(),
-    };
-    let mut flags = Vec::new();
-    if latency.median_us <= 0.0 {
-        // A slope below the noise: the block costs less than can be measured here.
-        latency.median_us = 1e-3;
-        flags.push("below the noise".to_owned());
-    }
-    let footprint_bytes = lengths[1] as u64 * block.weight_bytes(model);
-    let is_chain = !matches!(block, BlockShape::EmbeddingAndHead);
-    if is_chain && footprint_bytes < 4 * plan.last_level_cache_bytes {
-        flags.push("footprint below four times the last-level cache".to_owned());
-    }
-    if latency.half_width_us() > 0.05 * latency.median_us {
-        flags.push("noisy: the confidence interval is wider than 5 % on either side".to_owned());
-    }
-    Entry {
-        block: *block,
-        phase,
-        latency,
-        copies: lengths[1],
-        footprint_bytes,
-        flags,
-    }
-}
-
-/// The slope between the two chains of a visit, or the time of the one graph there is.
-fn price_us(record: &VisitRecord, phase: usize, lengths: [usize; 2]) -> f64 {
-    let chain_us = |chain: &Vec<Vec<u64>>| {
-        let runs = chain.get(phase).map_or(&[][..], Vec::as_slice);
-        let runs: Vec<f64> = runs.iter().map(|ns| *ns as f64 / 1000.0).collect();
-        median(&runs)
-    };
-    match &record.durations_ns[..] {
-        [short, long] => (chain_us(long) - chain_us(short)) / (lengths[1] - lengths[0]) as f64,
-        [only] => chain_us(only),
-        _ => 0.0,
+    match Agent::start(command)?.memory(job) {
+        Ok(used) => Ok(Some(used.peak_bytes)),
+        Err(ProfilerError::Refused { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -21,6 +21,18 @@ pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
+/// Mean; 0 for no values.
+pub fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// Variance of the values themselves; 0 for no values.
+pub fn variance(values: &[f64]) -> f64 {
+    let center = mean(values);
+    let squares: f64 = values.iter().map(|value| (value - center).powi(2)).sum();
+    squares / values.len().max(1) as f64
+}
+
 /// Median absolute deviation from the median.
 pub fn median_absolute_deviation(values: &[f64]) -> f64 {
     let center = median(values);

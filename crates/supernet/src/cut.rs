@@ -89,7 +89,7 @@ impl<'a> Subnet<'a> {
     pub(crate) fn first_pruned_layer(&self) -> Option<usize> {
         let full = FullShapes::of(self.supernet.model());
         let mut layers = self.config.layers.iter();
-        layers.position(|l| l.attention != Some(full.attention) || l.mlp != Some(full.mlp))
+        layers.position(|l| full.is_attention_pruned(l.attention) || full.is_mlp_pruned(l.mlp))
     }
 
     pub(crate) fn layer(&self, layer: usize) -> &CutLayer<'a> {
@@ -144,7 +144,7 @@ fn attention_bias(
     kept: Option<AttentionConfig>,
 ) -> Option<Vec<f32>> {
     let model = supernet.model();
-    if kept == Some(FullShapes::of(model).attention) {
+    if !FullShapes::of(model).is_attention_pruned(kept) {
         return None;
     }
     let group = model.heads_per_group() * model.head_dim;
@@ -161,7 +161,7 @@ fn attention_bias(
 
 fn mlp_bias(supernet: &Supernet, layer: usize, kept: Option<MlpConfig>) -> Option<Vec<f32>> {
     let model = supernet.model();
-    if kept == Some(FullShapes::of(model).mlp) {
+    if !FullShapes::of(model).is_mlp_pruned(kept) {
         return None;
     }
     let removed = kept.map_or(0, |kept| kept.intermediate_size)..model.intermediate_size;

@@ -1,10 +1,9 @@
 use std::path::Path;
 
 use lathe_arch::{SearchSpace, SpaceSpec};
-use lathe_compress::Effort;
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
-use lathe_profiler::{ProfilePlan, ProfileRequest, last_level_cache_bytes};
+use lathe_profiler::{ProfilePlan, ProfileRequest, profile, profile_twice};
 use lathe_supernet::checkpoint::read_config;
 
 use super::print_json;
@@ -23,36 +22,16 @@ pub fn run(arguments: &Profile) -> anyhow::Result<()> {
         .clone()
         .unwrap_or_else(|| SpaceSpec::standard(&model));
     let space = SearchSpace::new(&model, &spec.name, &choices)?;
-    let effort = if arguments.quick {
-        Effort::quick()
-    } else {
-        Effort::standard()
-    };
-    let prompts = match &arguments.prompt[..] {
-        [] => effort.prompts,
-        given => given.to_vec(),
-    };
+    let blocks = ProfilePlan::grid(&space, &model, &arguments.precision);
+    let plan = plan(arguments, blocks).within(&model);
     let limit = model.max_position_embeddings;
-    let plan = ProfilePlan {
-        shapes: space.shapes(),
-        prompts: prompts
-            .into_iter()
-            .filter(|prompt| (1..=limit).contains(prompt))
-            .collect(),
-        depths: effort
-            .depths
-            .into_iter()
-            .filter(|depth| *depth < limit)
-            .collect(),
-        batch: 1,
-        rounds: arguments.rounds.unwrap_or(effort.profile_rounds).max(1),
-        runs: effort.profile_runs,
-        seed: 1,
-        last_level_cache_bytes: last_level_cache_bytes(),
-    };
     anyhow::ensure!(
-        !plan.prompts.is_empty(),
-        "--prompt: expected lengths from 1 to {limit} tokens"
+        !plan.prompts.is_empty() && !plan.depths.is_empty(),
+        "--prompt and --depth: expected lengths up to the model's {limit} tokens"
+    );
+    anyhow::ensure!(
+        !plan.batches.is_empty() && !plan.batches.contains(&0),
+        "--batch: expected at least 1"
     );
     let folder = Path::new("runs").join(format!("{}-{}", spec.name, device.name));
     let out = arguments
@@ -69,9 +48,12 @@ pub fn run(arguments: &Profile) -> anyhow::Result<()> {
         out: &out,
         resume: arguments.resume,
     };
-    let table = lathe_profiler::profile(&request, |done, total, _| {
-        steps.show("profiling blocks", done, total);
-    })?;
+    let show = |share: f64, _: &str| steps.show("profiling", (1000.0 * share) as usize, 1000);
+    let table = if arguments.aa {
+        profile_twice(&request, show)?
+    } else {
+        profile(&request, show)?
+    };
     steps.finish();
     if arguments.json {
         return print_json(&table);
@@ -81,20 +63,83 @@ pub fn run(arguments: &Profile) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The standard plan with what the command line says otherwise.
+fn plan(arguments: &Profile, blocks: Vec<lathe_arch::BlockShape>) -> ProfilePlan {
+    let mut plan = if arguments.quick {
+        ProfilePlan::quick(blocks)
+    } else {
+        ProfilePlan::thorough(blocks)
+    };
+    if !arguments.prompt.is_empty() {
+        plan.prompts.clone_from(&arguments.prompt);
+    }
+    if !arguments.depth.is_empty() {
+        plan.depths.clone_from(&arguments.depth);
+    }
+    plan.batches.clone_from(&arguments.batch);
+    plan.budget_s = arguments
+        .minutes
+        .map_or(plan.budget_s, |m| 60.0 * m.max(0.0));
+    plan.networks = arguments.networks.unwrap_or(plan.networks);
+    plan.workload = arguments.workload;
+    plan
+}
+
 fn print(table: &LatencyTable) {
     println!(
-        "{:28} {:>16} {:>12} {:>20}  flags",
-        "block", "phase", "median us", "95 % interval us"
+        "{:34} {:>16} {:>11} {:>22} {:>6}  flags",
+        "block", "phase", "price us", "95 % interval us", "roof"
     );
     for entry in &table.entries {
         let [low, high] = entry.latency.ci95_us;
+        let roof = entry
+            .roof
+            .map(|roof| format!("{:.0} %", 100.0 * roof.share));
         println!(
-            "{:28} {:>16} {:>12.1} {:>20}  {}",
+            "{:34} {:>16} {:>11.1} {:>22} {:>6}  {}",
             entry.block.to_string(),
             entry.phase.to_string(),
-            entry.latency.median_us,
+            entry.price_us,
             format!("{low:.1} to {high:.1}"),
+            roof.unwrap_or_default(),
             entry.flags.join("; ")
+        );
+    }
+    let protocol = &table.protocol;
+    println!(
+        "\n{} visits, {} more were disturbed and thrown away",
+        protocol.visits, protocol.disturbed_visits
+    );
+    let giga = 1e9;
+    println!(
+        "memory is read at {:.1} GB/s",
+        protocol.memory_bytes_per_second / giga
+    );
+    for (precision, rate) in &protocol.operations_per_second {
+        println!(
+            "{precision} matrix products run at {:.0} GFLOP/s",
+            rate / giga
+        );
+    }
+    for fit in &table.calibration {
+        println!(
+            "{} {:?}: {:+.0} us + {:.3} x sum, {:.1} % error on networks left out",
+            fit.precision,
+            fit.phase,
+            fit.offset_us,
+            fit.gain,
+            100.0 * fit.relative_error
+        );
+    }
+    if let Some(repeat) = &protocol.repeatability {
+        println!(
+            "A/A over {} entries: median difference {:.1} %, 95th percentile {:.1} %, largest {:.1} % (before smoothing {:.1} and {:.1} %)",
+            repeat.entries,
+            100.0 * repeat.median,
+            100.0 * repeat.p95,
+            100.0 * repeat.worst,
+            100.0 * repeat.raw_median,
+            100.0 * repeat.raw_p95
         );
     }
 }

@@ -92,10 +92,11 @@ fn print(summary: &Summary) {
         chosen.perplexity,
         ms(chosen.measured.tpot.median_us),
     );
-    for (name, phase) in [
-        ("prefill", &validation.prefill),
-        ("decode", &validation.decode),
-    ] {
+    let phases = validation
+        .precisions
+        .iter()
+        .flat_map(|at| [("prefill", &at.prefill), ("decode", &at.decode)]);
+    for (name, phase) in phases {
         let agreement = &phase.agreement;
         println!(
             "Predicted against measured, {name}: MAPE {:.1} % on {} held-out sub-networks.",

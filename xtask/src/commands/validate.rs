@@ -1,8 +1,8 @@
-use lathe_arch::{SearchSpace, SpaceSpec};
-use lathe_compress::Validation;
-use lathe_fetch::{Cache, ModelSpec};
+use lathe_arch::Precision;
+use lathe_compress::{PhaseValidation, Validation, ValidationPlan};
+use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
-use lathe_profiler::{Agent, fingerprint};
+use lathe_profiler::{Agent, Agreement, fingerprint};
 
 use super::print_json;
 use crate::arguments::Validate;
@@ -20,25 +20,33 @@ pub fn run(arguments: &Validate) -> anyhow::Result<()> {
     let command = context::agent(&cache, &arguments.device)?;
     let (here, runtime) = fingerprint(&device, &Agent::start(&command)?.hello().runtime_build);
     table.ensure_comparable(&here, &runtime)?;
-    // A model given by path has no entry in models/; its space is the standard one.
-    let model = &table.model.dimensions;
-    let choices = ModelSpec::find(&table.model.name)
-        .ok()
-        .and_then(|spec| spec.search_space);
-    let choices = choices.unwrap_or_else(|| SpaceSpec::standard(model));
-    let space = SearchSpace::new(model, &table.model.name, &choices)?;
+    let priced = |precision: &Precision| {
+        let mut entries = table.entries.iter();
+        entries.any(|entry| entry.block.precision() == *precision)
+    };
+    let precisions = match &arguments.precision[..] {
+        [] => Precision::ALL.into_iter().filter(priced).collect(),
+        given => given.to_vec(),
+    };
+    if let Some(missing) = precisions.iter().find(|precision| !priced(precision)) {
+        anyhow::bail!(
+            "--precision {missing}: {} has no prices for it",
+            arguments.table.display()
+        );
+    }
     let mut steps = Steps::new();
-    let validation = lathe_compress::validate(
-        &command,
-        &table,
-        &space,
-        &arguments.workload,
-        arguments.subnets,
-        arguments.rounds,
-        arguments.seed,
-        &arguments.table.with_extension("validation.work"),
-        &mut |label, done, total| steps.show(label, done, total),
-    )?;
+    let plan = ValidationPlan {
+        agent: &command,
+        table: &table,
+        workload: arguments.workload,
+        precisions,
+        subnets: arguments.subnets,
+        rounds: arguments.rounds,
+        seed: arguments.seed,
+        is_compared: true,
+        work: &arguments.table,
+    };
+    let validation = plan.run(&mut |label, done, total| steps.show(label, done, total))?;
     steps.finish();
     if arguments.json {
         return print_json(&validation);
@@ -48,33 +56,45 @@ pub fn run(arguments: &Validate) -> anyhow::Result<()> {
 }
 
 fn print(validation: &Validation) {
-    let agreement = &validation.decode.agreement;
-    println!(
-        "{} held-out sub-networks at {}",
-        agreement.networks, validation.workload
-    );
-    println!(
-        "{:8} {:>8} {:>8} {:>8} {:>10} {:>11} {:>8} {:>9} {:>9} {:>8}",
-        "phase",
-        "MAPE",
-        "median",
-        "bias",
-        "within 5 %",
-        "within 10 %",
-        "worst",
-        "Kendall",
-        "Spearman",
-        "spread"
-    );
-    for (name, phase) in [
-        ("prefill", &validation.prefill),
-        ("decode", &validation.decode),
-    ] {
-        let a = &phase.agreement;
+    for structure in &validation.structure {
+        match &structure.differences[..] {
+            [] => println!(
+                "{}: the optimised network holds exactly the {} operators of its blocks",
+                structure.precision, structure.operators
+            ),
+            found => println!("{}: {}", structure.precision, found.join("; ")),
+        }
+    }
+    for at in &validation.precisions {
+        let networks = at.decode.agreement.networks;
         println!(
-            "{name:8} {:>7.1}% {:>7.1}% {:>+7.1}% {:>9.0}% {:>10.0}% {:>7.1}% {:>9.3} {:>9.3} {:>7.1}x",
+            "\n{networks} held-out {} sub-networks at {}, seed {}",
+            at.precision, validation.workload, validation.seed
+        );
+        println!(
+            "{:39} {:>7} {:>7} {:>7} {:>8} {:>7} {:>8} {:>9} {:>7}",
+            "", "MAPE", "bias", "in 5 %", "in 10 %", "worst", "Kendall", "Spearman", "spread"
+        );
+        for (name, phase) in [("prefill", &at.prefill), ("decode", &at.decode)] {
+            print_phase(name, phase);
+        }
+        if let Some(memory) = &at.memory {
+            println!(
+                "peak memory: {:.0} % of {} within 5 % or 10 MB, mean error {:.1} %, worst {:.1} MB",
+                100.0 * memory.within,
+                memory.networks,
+                100.0 * memory.mape,
+                memory.worst_bytes / 1e6
+            );
+        }
+    }
+}
+
+fn print_phase(name: &str, phase: &PhaseValidation) {
+    let row = |label: &str, a: &Agreement| {
+        println!(
+            "{name:8}{label:31} {:>6.1}% {:>+6.1}% {:>6.0}% {:>7.0}% {:>6.1}% {:>8.3} {:>9.3} {:>6.1}x",
             100.0 * a.mape,
-            100.0 * a.median_error,
             100.0 * a.bias,
             100.0 * a.within_5_percent,
             100.0 * a.within_10_percent,
@@ -83,5 +103,17 @@ fn print(validation: &Validation) {
             a.spearman,
             a.spread,
         );
+    };
+    row("table", &phase.agreement);
+    for predictor in &phase.predictors {
+        row(&predictor.name, &predictor.agreement);
     }
+    if let Some(floor) = &phase.noise_floor {
+        row("a network against itself", floor);
+    }
+    println!(
+        "{name:8}{:.0} % inside the 90 % interval; the machine is {:+.1} % slower than when profiled",
+        100.0 * phase.coverage90,
+        100.0 * phase.drift
+    );
 }

@@ -116,7 +116,7 @@ fn empty_past(session: &Session) -> anyhow::Result<Past> {
         past_tokens: 0,
     };
     let caches = session.inputs().iter();
-    let caches = caches.filter(|input| input.name().starts_with("past_key_values."));
+    let caches = caches.filter(|input| input.name().starts_with(inputs::PAST));
     caches
         .map(|input| {
             let (_, shape) = inputs::shape(input.dtype(), sizes)?;

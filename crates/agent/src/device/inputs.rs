@@ -1,6 +1,7 @@
 //! Inputs for a model, made from the names and shapes that it declares.
 
 use anyhow::{Context, bail, ensure};
+use ort::session::IoBinding;
 use ort::session::Session;
 use ort::value::{DynValue, Tensor, TensorElementType, ValueType};
 use rand::{RngExt, SeedableRng};
@@ -32,17 +33,36 @@ impl Sizes {
     }
 }
 
-/// Random inputs of `sizes`, by input name.
-pub fn random(
+/// Prefix of the names of past keys and values.
+pub const PAST: &str = "past_key_values.";
+
+/// Random inputs of `sizes`, and memory for the outputs. Past and present keys and values are one
+/// buffer with room for the new tokens.
+pub fn bind(
     session: &Session,
     sizes: Sizes,
     vocab_size: usize,
     seed: u64,
-) -> anyhow::Result<Vec<(String, DynValue)>> {
+) -> anyhow::Result<IoBinding> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut inputs = Vec::new();
+    let mut binding = session.create_binding()?;
     for input in session.inputs() {
         let name = input.name();
+        if let Some(cache) = name.strip_prefix(PAST) {
+            let total = sizes.past_tokens.checked_add(sizes.new_tokens);
+            let room = Sizes {
+                past_tokens: total.context("the sequence is too long")?,
+                ..sizes
+            };
+            let (_, shape) =
+                shape(input.dtype(), room).with_context(|| format!("input `{name}`"))?;
+            let mut cache_value = Tensor::<f32>::new(session.allocator(), shape)?;
+            let (_, values) = cache_value.extract_tensor_mut();
+            values.fill_with(|| StandardNormal.sample(&mut rng));
+            binding.bind_input(name, &cache_value)?;
+            binding.bind_output(format!("present.{cache}"), cache_value)?;
+            continue;
+        }
         let (element, shape) =
             shape(input.dtype(), sizes).with_context(|| format!("input `{name}`"))?;
         let numbers = shape.iter().product::<i64>() as usize;
@@ -59,9 +79,15 @@ pub fn random(
             }
             (other, _) => bail!("input `{name}` of type {other} is not known"),
         };
-        inputs.push((name.to_owned(), value));
+        binding.bind_input(name, &value)?;
     }
-    Ok(inputs)
+    let memory = session.allocator().memory_info();
+    for output in session.outputs() {
+        if !output.name().starts_with("present.") {
+            binding.bind_output_to_device(output.name(), &memory)?;
+        }
+    }
+    Ok(binding)
 }
 
 pub fn floats(shape: &[i64], values: Vec<f32>) -> anyhow::Result<DynValue> {

@@ -1,83 +1,114 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::ensure;
-use lathe_agent::{MAX_RUNS, MeasureJob, Measured, Pass, Samples};
+use anyhow::{Context, ensure};
+use lathe_agent::{MAX_MODELS, MAX_TURNS, MeasureJob, Measured, Pass, Samples};
 use ort::environment::Environment;
+use ort::session::IoBinding;
 use ort::session::Session;
-use ort::value::DynValue;
 
 use super::environment::Reading;
 use super::inputs::{self, Sizes};
 use super::session;
 
-/// Two runs in a row that agree this well end the warm-up.
-const WARM_TOLERANCE: f64 = 0.05;
+/// Sessions that stay loaded between jobs, by file.
+pub type Kept = BTreeMap<PathBuf, Session>;
 
+/// Loads all models of a job, then takes the turns of each pass.
 pub fn measure(
     runtime: &Environment,
+    kept: &mut Kept,
     id: u64,
     job: &MeasureJob,
     on_samples: &mut dyn FnMut(Samples) -> anyhow::Result<()>,
 ) -> anyhow::Result<Measured> {
-    let before = Reading::now();
-    let clock = Instant::now();
-    let mut session = session::load(runtime, &job.model, &job.session)?;
-    let load_ns = clock.elapsed().as_nanos() as u64;
+    ensure!(
+        (1..=MAX_MODELS).contains(&job.models.len()),
+        "{} models, expected 1 to {MAX_MODELS}",
+        job.models.len()
+    );
+    let mut sessions = Vec::new();
+    let mut load_ns = Vec::new();
+    for model in &job.models {
+        let clock = Instant::now();
+        let session = match kept.remove(model) {
+            Some(session) => session,
+            None => session::load(runtime, model, &job.session)?,
+        };
+        sessions.push(session);
+        load_ns.push(clock.elapsed().as_nanos() as u64);
+    }
     for (index, pass) in job.passes.iter().enumerate() {
         ensure!(
-            (1..=MAX_RUNS).contains(&pass.runs) && pass.max_warmup_runs <= MAX_RUNS,
-            "pass {index}: {} runs and {} warm-up runs, expected 1 to {MAX_RUNS}",
-            pass.runs,
-            pass.max_warmup_runs
+            (1..=MAX_TURNS).contains(&pass.min_turns)
+                && (pass.min_turns..=MAX_TURNS).contains(&pass.max_turns),
+            "pass {index}: {} to {} turns, expected 1 to {MAX_TURNS}",
+            pass.min_turns,
+            pass.max_turns
         );
         let sizes = Sizes {
             batch: pass.batch,
             new_tokens: pass.new_tokens,
             past_tokens: pass.past_tokens,
         };
-        let inputs = inputs::random(&session, sizes, job.vocab_size, job.seed)?;
-        let warmup_runs = warm_up(&mut session, &inputs, pass)?;
-        let durations = (0..pass.runs).map(|_| run(&mut session, &inputs));
+        let mut bindings = Vec::new();
+        for &model in &pass.models {
+            let session = sessions.get_mut(model);
+            let session = session.with_context(|| format!("pass {index}: no model {model}"))?;
+            let binding = inputs::bind(session, sizes, job.vocab_size, job.seed)?;
+            run(session, &binding)?;
+            bindings.push(binding);
+        }
+        let before = Reading::now();
+        let durations_ns = take_turns(&mut sessions, &bindings, pass)?;
         on_samples(Samples {
             id,
             pass: index,
-            warmup_runs,
-            durations_ns: durations.collect::<anyhow::Result<_>>()?,
+            durations_ns,
+            environment: Reading::now().since(&before),
         })?;
     }
-    Ok(Measured {
-        id,
-        load_ns,
-        environment: Reading::now().since(&before),
-    })
+    for (index, (path, session)) in job.models.iter().zip(sessions).enumerate() {
+        if job.keep.contains(&index) && kept.len() < MAX_MODELS {
+            kept.insert(path.clone(), session);
+        }
+    }
+    Ok(Measured { id, load_ns })
 }
 
-/// Runs until two in a row agree; returns how many were discarded.
-fn warm_up(
-    session: &mut Session,
-    inputs: &[(String, DynValue)],
+/// Nanoseconds of each run, `[turn][model]`.
+fn take_turns(
+    sessions: &mut [Session],
+    bindings: &[IoBinding],
     pass: &Pass,
-) -> anyhow::Result<u32> {
-    let mut previous = f64::INFINITY;
-    for discarded in 0..pass.max_warmup_runs {
-        let current = run(session, inputs)? as f64;
-        if (current - previous).abs() <= WARM_TOLERANCE * previous && previous.is_finite() {
-            return Ok(discarded + 1);
+) -> anyhow::Result<Vec<Vec<u64>>> {
+    let clock = Instant::now();
+    let mut turns = Vec::new();
+    while turns.len() < pass.max_turns as usize {
+        let is_over = clock.elapsed().as_micros() >= u128::from(pass.budget_us);
+        if is_over && turns.len() >= pass.min_turns as usize {
+            break;
         }
-        previous = current;
+        let mut turn = vec![0; bindings.len()];
+        for step in 0..bindings.len() {
+            let position = match turns.len() % 2 {
+                0 => step,
+                _ => bindings.len() - 1 - step,
+            };
+            let session = &mut sessions[pass.models[position]];
+            turn[position] = run(session, &bindings[position])?;
+        }
+        turns.push(turn);
     }
-    Ok(pass.max_warmup_runs)
+    Ok(turns)
 }
 
 /// One run in nanoseconds. Inputs exist before the clock starts, outputs are dropped after it
 /// stops.
-fn run(session: &mut Session, inputs: &[(String, DynValue)]) -> anyhow::Result<u64> {
-    let borrowed: Vec<(&str, &DynValue)> = inputs
-        .iter()
-        .map(|(name, value)| (name.as_str(), value))
-        .collect();
+fn run(session: &mut Session, binding: &IoBinding) -> anyhow::Result<u64> {
     let clock = Instant::now();
-    let outputs = session.run(borrowed)?;
+    let outputs = session.run_binding(binding)?;
     let elapsed = clock.elapsed();
     drop(outputs);
     Ok(elapsed.as_nanos() as u64)

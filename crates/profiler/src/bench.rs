@@ -1,0 +1,180 @@
+//! The graphs that are timed: written once, over one file of random weights.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lathe_arch::{
+    BlockShape, LayerConfig, LogitRows, ModelConfig, Precision, SUBNET_VERSION, SubnetConfig,
+};
+use lathe_latency::PhaseKind;
+use lathe_onnx::{
+    BlockKind, Chain, Network, RandomWeights, TensorRole, WeightSource, chain_data_bytes,
+    write_chain, write_network_graph, write_random_data,
+};
+
+use crate::ProfilerError;
+use crate::plan::{Probe, ProfilePlan, reference_block};
+
+/// Weights that all measured graphs share.
+const WEIGHTS_FILE: &str = "weights.data";
+
+/// A folder of graphs.
+pub(crate) struct Bench {
+    folder: PathBuf,
+    model: ModelConfig,
+    /// Bytes of weights that the largest graph uses.
+    weights_bytes: u64,
+    seed: u64,
+}
+
+impl Bench {
+    /// An empty folder at `folder`.
+    pub fn new(folder: &Path, model: &ModelConfig, seed: u64) -> Result<Self, ProfilerError> {
+        fs::create_dir_all(folder).map_err(|source| ProfilerError::Io {
+            path: folder.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            model: model.clone(),
+            weights_bytes: 0,
+            seed,
+        })
+    }
+
+    /// Writes the two chains of a probe, or the network without blocks; returns them, the
+    /// shorter first.
+    pub fn probe(
+        &mut self,
+        probe: &Probe,
+        plan: &ProfilePlan,
+    ) -> Result<Vec<PathBuf>, ProfilerError> {
+        if let BlockShape::EmbeddingAndHead(head) = probe.block {
+            return Ok(vec![self.ends(head.precision, head.logit_rows)?]);
+        }
+        let lengths = plan.chain_lengths(probe, &self.model);
+        let chains = lengths.map(|copies| self.chain(probe.block, copies, plan.positions()));
+        chains.into_iter().collect()
+    }
+
+    /// Writes the reference chain of a precision and phase.
+    pub fn reference(
+        &mut self,
+        precision: Precision,
+        kind: PhaseKind,
+        plan: &ProfilePlan,
+    ) -> Result<PathBuf, ProfilerError> {
+        let copies = plan.reference_copies(precision, kind, &self.model);
+        let block = reference_block(precision, &self.model);
+        self.chain(block, copies, plan.positions())
+    }
+
+    /// Writes a chain.
+    pub fn chain(
+        &mut self,
+        block: BlockShape,
+        copies: usize,
+        positions: usize,
+    ) -> Result<PathBuf, ProfilerError> {
+        let name: String = block
+            .to_string()
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
+        let path = self.folder.join(format!("{name}-{copies}.onnx"));
+        let chain = Chain {
+            model: &self.model,
+            block,
+            copies,
+            positions,
+        };
+        if !path.is_file() {
+            write_chain(&path, &chain, WEIGHTS_FILE)?;
+        }
+        self.weights_bytes = self.weights_bytes.max(chain_data_bytes(&chain)?);
+        Ok(path)
+    }
+
+    /// Writes the network without blocks.
+    pub fn ends(
+        &mut self,
+        precision: Precision,
+        logit_rows: LogitRows,
+    ) -> Result<PathBuf, ProfilerError> {
+        let nothing = LayerConfig {
+            attention: None,
+            mlp: None,
+        };
+        let subnet = SubnetConfig {
+            version: SUBNET_VERSION,
+            model: String::new(),
+            head_precision: precision,
+            layers: vec![nothing; self.model.num_hidden_layers],
+        };
+        let path = self
+            .folder
+            .join(format!("ends-{precision}-{logit_rows:?}.onnx"));
+        let network = Network {
+            model: &self.model,
+            subnet: &subnet,
+            weights: &NoWeights,
+            logit_rows,
+        };
+        let bytes = write_network_graph(&path, &network, WEIGHTS_FILE)?;
+        self.weights_bytes = self.weights_bytes.max(bytes);
+        Ok(path)
+    }
+
+    /// Writes a whole sub-network, as an export would write it.
+    pub fn network(&mut self, name: &str, subnet: &SubnetConfig) -> Result<PathBuf, ProfilerError> {
+        let path = self.folder.join(format!("{name}.onnx"));
+        let network = Network {
+            model: &self.model,
+            subnet,
+            weights: &RandomWeights {
+                model: &self.model,
+                subnet,
+                seed: 0,
+            },
+            logit_rows: LogitRows::Last,
+        };
+        let bytes = write_network_graph(&path, &network, WEIGHTS_FILE)?;
+        self.weights_bytes = self.weights_bytes.max(bytes);
+        Ok(path)
+    }
+
+    /// Writes the weights that the graphs written so far use.
+    pub fn write_weights(&self) -> Result<(), ProfilerError> {
+        let path = self.folder.join(WEIGHTS_FILE);
+        let there = fs::metadata(&path).map_or(0, |data| data.len());
+        if there < self.weights_bytes {
+            write_random_data(&path, self.weights_bytes, self.seed)?;
+        }
+        Ok(())
+    }
+
+    /// A file of this folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+impl Drop for Bench {
+    /// The graphs are of no use once all is measured; what cannot be deleted does no harm.
+    fn drop(&mut self) {
+        let _left = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The network without blocks has no biases, and its matrices lie in the shared file.
+struct NoWeights;
+
+impl WeightSource for NoWeights {
+    fn tensor(&self, _role: TensorRole) -> Vec<f32> {
+        Vec::new()
+    }
+
+    fn output_bias(&self, _layer: usize, _block: BlockKind) -> Option<Vec<f32>> {
+        None
+    }
+}

@@ -1,0 +1,413 @@
+//! Whole networks that a table has not seen, measured beside its reference chains, and what other
+//! predictors make of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use lathe_agent::{MeasureJob, Pass, SessionConfig};
+use lathe_arch::{BlockShape, LogitRows, Phase, Precision, SubnetConfig, Workload};
+use lathe_latency::{LatencyTable, PhaseKind};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use crate::agent::Agent;
+use crate::bench::Bench;
+use crate::journal::Journal;
+use crate::plan::kind;
+use crate::price::{reference_us, shares};
+use crate::profile::{network_phases, peak_memory};
+use crate::statistics::{mean, median, median_ci95};
+use crate::visit::{NetworkRecord, PassRecord, Record, VisitJob, disturbance};
+use crate::{AgentCommand, ProfilerError};
+
+/// Microseconds of turns for each phase of a visit.
+const PASS_US: u64 = 1_500_000;
+/// Visits that are made again at most because other work ran meanwhile, for each network.
+const REPEATED_VISITS: usize = 3;
+/// Copies whose difference the differencing predictor takes, as NVIDIA's Puzzle does.
+const DIFFERENCED_COPIES: usize = 10;
+/// Runs of the lone-block and differencing predictors, one after another.
+const LONE_TURNS: u32 = 30;
+
+/// Networks to be measured.
+pub struct HeldOut<'a> {
+    /// How to start the agent.
+    pub agent: &'a AgentCommand,
+    /// The table that is to be judged.
+    pub table: &'a LatencyTable,
+    /// The networks, all weights of each in one precision.
+    pub subnets: &'a [SubnetConfig],
+    /// When a network runs.
+    pub workload: Workload,
+    /// Visits to each.
+    pub rounds: usize,
+    /// Seed of the orders.
+    pub seed: u64,
+    /// Begins the names of the files made meanwhile.
+    pub work: &'a Path,
+}
+
+/// One network as measured, in the reference's units of the table: free of what the machine's
+/// speed did since.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MeasuredNetwork {
+    /// Prefill and decode.
+    pub phases: [MeasuredPhase; 2],
+    /// Largest resident memory in bytes, where the system tells.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// One phase of a network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MeasuredPhase {
+    /// Median over all turns of all visits, in microseconds.
+    pub median_us: f64,
+    /// 95 % confidence interval of that median.
+    pub ci95_us: [f64; 2],
+    /// Medians of the single visits: what the network differs by from itself.
+    pub visits_us: Vec<f64>,
+    /// The reference's latency now over that of the table, less 1.
+    pub drift: f64,
+}
+
+/// What a lone run of each block, and the difference of ten copies, predict for a network.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NaiveSums {
+    /// Sums of blocks timed alone, back to back: `[prefill, decode]`.
+    pub lone_us: [f64; 2],
+    /// Sums of differences between chains of 11 copies and 1, one after the other.
+    pub differenced_us: [f64; 2],
+}
+
+#[derive(Serialize)]
+struct Header<'a> {
+    table: &'a LatencyTable,
+    subnets: &'a [SubnetConfig],
+    workload: Workload,
+    rounds: usize,
+    seed: u64,
+}
+
+impl HeldOut<'_> {
+    /// Measures all networks, in rounds of random order. An interrupted measurement goes on where
+    /// it stopped.
+    ///
+    /// `on_progress` is told visits done and visits in all.
+    ///
+    /// # Errors
+    /// When the table lacks a reference, the agent fails or the disk does not take the files.
+    pub fn measure(
+        &self,
+        mut on_progress: impl FnMut(usize, usize),
+    ) -> Result<Vec<MeasuredNetwork>, ProfilerError> {
+        let journal_path = self.work.with_extension("samples.jsonl");
+        let header = Header {
+            table: self.table,
+            subnets: self.subnets,
+            workload: self.workload,
+            rounds: self.rounds,
+            seed: self.seed,
+        };
+        let (mut journal, mut records) = match Journal::open(&journal_path, &header, true) {
+            // The measurement of another table or seed was not finished: this one replaces it.
+            Err(ProfilerError::OtherJournal { path }) => {
+                std::fs::remove_file(&path).map_err(|source| ProfilerError::Io { path, source })?;
+                Journal::open(&journal_path, &header, true)?
+            }
+            opened => opened?,
+        };
+        let mut agent = Agent::start(self.agent)?;
+        let (bench, graphs) = self.write_graphs()?;
+        let mut order: Vec<usize> = (0..self.subnets.len()).collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let total = self.rounds * order.len();
+        for round in 0..self.rounds {
+            order.shuffle(&mut rng);
+            for &index in &order {
+                let visits = records.iter().filter(|r| is_visit(r, index));
+                if visits.count() > round {
+                    continue;
+                }
+                on_progress(records.iter().filter(|r| counts(r)).count(), total);
+                let record = self.visit(&mut agent, &graphs, index, round, &records)?;
+                journal.append(&record)?;
+                records.push(record);
+            }
+        }
+        drop((journal, bench));
+        std::fs::remove_file(&journal_path).map_err(|source| ProfilerError::Io {
+            path: journal_path,
+            source,
+        })?;
+        (0..self.subnets.len())
+            .map(|index| self.network(index, &records))
+            .collect()
+    }
+
+    fn write_graphs(&self) -> Result<(Bench, Graphs), ProfilerError> {
+        let model = &self.table.model.dimensions;
+        let mut bench = Bench::new(&self.work.with_extension("work"), model, self.seed)?;
+        let mut references = BTreeMap::new();
+        for subnet in self.subnets {
+            for phase in network_phases(&self.workload) {
+                let key = (subnet.head_precision, kind(&phase));
+                let copies = self.reference_copies(key.0, key.1)?;
+                let block = crate::plan::reference_block(key.0, model);
+                references.insert(key, bench.chain(block, copies, 1)?);
+            }
+        }
+        let networks = self.subnets.iter().enumerate();
+        let networks = networks.map(|(index, s)| bench.network(&format!("network-{index}"), s));
+        let networks = networks.collect::<Result<_, _>>()?;
+        bench.write_weights()?;
+        Ok((
+            bench,
+            Graphs {
+                references,
+                networks,
+            },
+        ))
+    }
+
+    fn reference_copies(
+        &self,
+        precision: Precision,
+        phase: PhaseKind,
+    ) -> Result<usize, ProfilerError> {
+        let mut references = self.table.protocol.references.iter();
+        let found = references.find(|r| r.precision == precision && kind(&r.phase) == phase);
+        found
+            .map(|reference| reference.copies)
+            .ok_or_else(|| self.no_reference(precision))
+    }
+
+    fn no_reference(&self, precision: Precision) -> ProfilerError {
+        ProfilerError::NoReference {
+            precision,
+            workload: self.workload.to_string(),
+        }
+    }
+
+    fn visit(
+        &self,
+        agent: &mut Agent,
+        graphs: &Graphs,
+        index: usize,
+        round: usize,
+        records: &[Record],
+    ) -> Result<Record, ProfilerError> {
+        let precision = self.subnets[index].head_precision;
+        let session = SessionConfig {
+            threads: self.table.runtime.threads,
+        };
+        let vocab_size = self.table.model.dimensions.vocab_size;
+        let reference = |phase| graphs.references[&(precision, phase)].clone();
+        let [prefill, decode] = network_phases(&self.workload);
+        let graph = &graphs.networks[index];
+        let job = || VisitJob {
+            references: vec![reference(PhaseKind::Prefill), reference(PhaseKind::Decode)],
+            graphs: vec![graph.clone()],
+            phases: vec![(prefill, 0), (decode, 1)],
+            pass_us: PASS_US,
+            session,
+            vocab_size,
+            seed: round as u64,
+        };
+        let mut passes = job().run(agent)?;
+        for _ in 0..REPEATED_VISITS {
+            if disturbance(&passes).is_none() {
+                break;
+            }
+            passes = job().run(agent)?;
+        }
+        let is_first = !records.iter().any(|r| is_visit(r, index));
+        let peak_memory_bytes = if is_first {
+            peak_memory(
+                self.agent,
+                graph.clone(),
+                session,
+                &self.workload,
+                vocab_size,
+            )?
+        } else {
+            None
+        };
+        Ok(Record::Network(NetworkRecord {
+            precision,
+            index,
+            passes,
+            peak_memory_bytes,
+            disturbed: None,
+        }))
+    }
+
+    fn network(&self, index: usize, records: &[Record]) -> Result<MeasuredNetwork, ProfilerError> {
+        let records = records.iter().filter_map(|record| match record {
+            Record::Network(network) if network.index == index => Some(network),
+            _ => None,
+        });
+        let records: Vec<&NetworkRecord> = records.collect();
+        let precision = self.subnets[index].head_precision;
+        let phase = |at: usize| -> Result<MeasuredPhase, ProfilerError> {
+            let passes: Vec<&PassRecord> =
+                records.iter().filter_map(|r| r.passes.get(at)).collect();
+            let phase = network_phases(&self.workload)[at];
+            let level_us = reference_us(&self.table.protocol.references, precision, phase)
+                .ok_or_else(|| self.no_reference(precision))?;
+            let scaled = |pass: &PassRecord| -> Vec<f64> {
+                shares(pass, [0, 1]).iter().map(|s| s * level_us).collect()
+            };
+            let all: Vec<f64> = passes.iter().flat_map(|pass| scaled(pass)).collect();
+            let turns = passes.iter().flat_map(|pass| pass.turns_us());
+            let references: Vec<f64> = turns.filter_map(|turn| turn.first().copied()).collect();
+            Ok(MeasuredPhase {
+                median_us: median(&all),
+                ci95_us: median_ci95(&all),
+                visits_us: passes.iter().map(|pass| median(&scaled(pass))).collect(),
+                drift: median(&references) / level_us - 1.0,
+            })
+        };
+        Ok(MeasuredNetwork {
+            phases: [phase(0)?, phase(1)?],
+            peak_memory_bytes: records.iter().find_map(|r| r.peak_memory_bytes),
+        })
+    }
+
+    /// What lone blocks and differenced chains predict for each network, measured now.
+    ///
+    /// # Errors
+    /// When the agent fails or the disk does not take the files.
+    pub fn naive_sums(
+        &self,
+        mut on_progress: impl FnMut(usize, usize),
+    ) -> Result<Vec<NaiveSums>, ProfilerError> {
+        let model = &self.table.model.dimensions;
+        let mut bench = Bench::new(&self.work.with_extension("naive.work"), model, self.seed)?;
+        let mut agent = Agent::start(self.agent)?;
+        let shapes: BTreeSet<BlockShape> = self.subnets.iter().flat_map(blocks).collect();
+        let phases = network_phases(&self.workload);
+        let positions = self.workload.prompt_tokens + self.workload.generated_tokens;
+        let mut graphs = BTreeMap::new();
+        for &shape in &shapes {
+            graphs.insert(
+                shape,
+                match shape {
+                    BlockShape::EmbeddingAndHead(head) => {
+                        vec![bench.ends(head.precision, head.logit_rows)?]
+                    }
+                    BlockShape::Attention(_) | BlockShape::Mlp(_) => vec![
+                        bench.chain(shape, 1, positions)?,
+                        bench.chain(shape, 1 + DIFFERENCED_COPIES, positions)?,
+                    ],
+                },
+            );
+        }
+        bench.write_weights()?;
+        let mut prices: BTreeMap<BlockShape, NaiveSums> = BTreeMap::new();
+        for (done, shape) in shapes.iter().enumerate() {
+            on_progress(done, shapes.len());
+            let mut latencies = Vec::new();
+            for graph in &graphs[shape] {
+                latencies.push(self.alone_us(&mut agent, graph, &phases)?);
+            }
+            let one = latencies[0];
+            let differenced_us = match latencies.get(1) {
+                Some(many) => {
+                    [0, 1].map(|at| (many[at].mean - one[at].mean) / DIFFERENCED_COPIES as f64)
+                }
+                None => one.map(|latency| latency.mean),
+            };
+            prices.insert(
+                *shape,
+                NaiveSums {
+                    lone_us: one.map(|latency| latency.median),
+                    differenced_us,
+                },
+            );
+        }
+        let sum = |subnet: &SubnetConfig| {
+            let mut sums = NaiveSums {
+                lone_us: [0.0; 2],
+                differenced_us: [0.0; 2],
+            };
+            for shape in blocks(subnet) {
+                let price = &prices[&shape];
+                for at in 0..2 {
+                    sums.lone_us[at] += price.lone_us[at];
+                    sums.differenced_us[at] += price.differenced_us[at];
+                }
+            }
+            sums
+        };
+        Ok(self.subnets.iter().map(sum).collect())
+    }
+
+    /// Latencies of a graph run again and again by itself.
+    fn alone_us(
+        &self,
+        agent: &mut Agent,
+        graph: &Path,
+        phases: &[Phase; 2],
+    ) -> Result<[Alone; 2], ProfilerError> {
+        let passes = phases.iter().map(|phase| Pass {
+            models: vec![0],
+            batch: phase.batch(),
+            new_tokens: phase.new_tokens(),
+            past_tokens: phase.past_tokens(),
+            min_turns: LONE_TURNS,
+            max_turns: LONE_TURNS,
+            budget_us: 0,
+        });
+        let (samples, _) = agent.measure(MeasureJob {
+            models: vec![graph.to_owned()],
+            keep: Vec::new(),
+            session: SessionConfig {
+                threads: self.table.runtime.threads,
+            },
+            passes: passes.collect(),
+            vocab_size: self.table.model.dimensions.vocab_size,
+            seed: self.seed,
+        })?;
+        let alone = |at: usize| {
+            let turns = samples.get(at).map_or(&[][..], |s| &s.durations_ns);
+            let runs: Vec<f64> = turns
+                .iter()
+                .flatten()
+                .map(|ns| *ns as f64 / 1000.0)
+                .collect();
+            Alone {
+                median: median(&runs),
+                mean: mean(&runs),
+            }
+        };
+        Ok([alone(0), alone(1)])
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Alone {
+    median: f64,
+    mean: f64,
+}
+
+struct Graphs {
+    references: BTreeMap<(Precision, PhaseKind), PathBuf>,
+    networks: Vec<PathBuf>,
+}
+
+/// The blocks of a network and its ends.
+fn blocks(subnet: &SubnetConfig) -> impl Iterator<Item = BlockShape> + '_ {
+    subnet
+        .blocks()
+        .chain(std::iter::once(subnet.head(LogitRows::Last)))
+}
+
+fn counts(record: &Record) -> bool {
+    matches!(record, Record::Network(network) if network.disturbed.is_none())
+}
+
+fn is_visit(record: &Record, index: usize) -> bool {
+    counts(record) && matches!(record, Record::Network(network) if network.index == index)
+}

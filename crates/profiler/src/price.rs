@@ -1,0 +1,145 @@
+//! From turns to prices: shares of the reference's latency, times that latency.
+
+use std::collections::BTreeMap;
+
+use lathe_arch::{Phase, Precision};
+use lathe_latency::{LatencyStatistics, Reference};
+
+use crate::plan::kind;
+use crate::statistics::{median, median_absolute_deviation, median_ci95, quantile};
+use crate::visit::PassRecord;
+
+/// The phase at which a reference chain runs when a block is at `phase`: it has no KV cache, so
+/// the depth makes no difference to it.
+pub(crate) fn reference_phase(phase: Phase) -> Phase {
+    match phase {
+        Phase::Prefill { .. } => phase,
+        Phase::Decode { batch, .. } => Phase::Decode { batch, past_len: 0 },
+    }
+}
+
+/// Latencies of the reference chains over a whole profile.
+#[derive(Default)]
+pub(crate) struct References {
+    latencies_us: BTreeMap<(Precision, Phase), Vec<f64>>,
+}
+
+impl References {
+    /// Takes in the turns of a pass.
+    pub fn add(&mut self, precision: Precision, pass: &PassRecord) {
+        let key = (precision, reference_phase(pass.phase));
+        let turns = pass.turns_us();
+        let latencies = turns.iter().filter_map(|turn| turn.first().copied());
+        self.latencies_us.entry(key).or_default().extend(latencies);
+    }
+
+    /// The median of each, for the table.
+    pub fn summary(&self, copies: impl Fn(Precision, &Phase) -> usize) -> Vec<Reference> {
+        let all = self.latencies_us.iter();
+        all.map(|((precision, phase), latencies)| Reference {
+            precision: *precision,
+            phase: *phase,
+            copies: copies(*precision, phase),
+            median_us: median(latencies),
+            samples: latencies.len(),
+        })
+        .collect()
+    }
+}
+
+/// The latency of a reference chain at `phase`: measured, or on the line between measured prompts.
+pub(crate) fn reference_us(
+    references: &[Reference],
+    precision: Precision,
+    phase: Phase,
+) -> Option<f64> {
+    let asked = reference_phase(phase);
+    let mut alike: Vec<(usize, f64)> = references
+        .iter()
+        .filter(|r| {
+            r.precision == precision
+                && kind(&r.phase) == kind(&asked)
+                && r.phase.batch() == asked.batch()
+        })
+        .map(|r| (r.phase.new_tokens(), r.median_us))
+        .collect();
+    alike.sort_by_key(|(tokens, _)| *tokens);
+    let tokens = asked.new_tokens();
+    let above = alike.iter().find(|(at, _)| *at >= tokens)?;
+    if above.0 == tokens {
+        return Some(above.1);
+    }
+    let below = alike.iter().rev().find(|(at, _)| *at < tokens)?;
+    let share = (tokens - below.0) as f64 / (above.0 - below.0) as f64;
+    Some(below.1 + share * (above.1 - below.1))
+}
+
+/// Latency of one copy as a share of the reference's, turn by turn: the slope between the chains,
+/// or the last graph alone when there is one.
+pub(crate) fn shares(pass: &PassRecord, lengths: [usize; 2]) -> Vec<f64> {
+    let turns = pass.turns_us();
+    let copies = (lengths[1] - lengths[0]).max(1) as f64;
+    let share = |turn: &Vec<f64>| match turn[..] {
+        [reference, short, long] => Some((long - short) / copies / reference),
+        [reference, only] => Some(only / reference),
+        _ => None,
+    };
+    turns.iter().filter_map(share).collect()
+}
+
+/// Statistics of a price from its shares of a reference.
+pub(crate) fn statistics(shares: &[f64], reference_us: f64) -> LatencyStatistics {
+    let prices: Vec<f64> = shares.iter().map(|share| share * reference_us).collect();
+    LatencyStatistics {
+        median_us: median(&prices),
+        min_us: quantile(&prices, 0.0),
+        p90_us: quantile(&prices, 0.9),
+        mad_us: median_absolute_deviation(&prices),
+        ci95_us: median_ci95(&prices),
+        samples: prices.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lathe_agent::Environment;
+
+    use super::*;
+
+    fn prefill(seq_len: usize) -> Phase {
+        Phase::Prefill { batch: 1, seq_len }
+    }
+
+    #[test]
+    fn a_slower_machine_does_not_change_a_share() {
+        let turn = |speed: u64| vec![4000 * speed, 1000 * speed, 9000 * speed];
+        let pass = PassRecord {
+            phase: prefill(8),
+            durations_ns: (0..12).map(|i| turn(1 + i % 3)).collect(),
+            environment: Environment::default(),
+        };
+        let shares = shares(&pass, [2, 10]);
+        assert_eq!(shares.len(), 12);
+        assert!(shares.iter().all(|share| (share - 0.25).abs() < 1e-12));
+        assert_eq!(statistics(&shares, 400.0).median_us, 100.0);
+    }
+
+    #[test]
+    fn references_between_prompts_are_interpolated() {
+        let mut references = References::default();
+        for (tokens, ns) in [(32, 10_000), (128, 40_000)] {
+            let pass = PassRecord {
+                phase: prefill(tokens),
+                durations_ns: vec![vec![ns, 1]; 4],
+                environment: Environment::default(),
+            };
+            references.add(Precision::F32, &pass);
+        }
+        let summary = references.summary(|_, _| 3);
+        let at = |tokens| reference_us(&summary, Precision::F32, prefill(tokens));
+        assert_eq!(at(128), Some(40.0));
+        assert_eq!(at(80), Some(25.0));
+        assert_eq!(at(16), None);
+        assert_eq!(reference_us(&summary, Precision::Int8, prefill(32)), None);
+    }
+}

@@ -1,0 +1,284 @@
+//! From a journal's records to a table.
+
+use std::collections::BTreeMap;
+
+use lathe_arch::{BlockShape, Phase, Precision, SubnetConfig};
+use lathe_latency::{
+    Bound, Calibration, CalibrationPoint, DeviceFingerprint, Entry, LatencyTable, MemoryModel,
+    MemoryPoint, ModelDescription, PhaseKind, Protocol, Reference, Roof, RuntimeFingerprint,
+    TABLE_VERSION, context_bytes,
+};
+
+use crate::ProfileRequest;
+use crate::plan::{Probe, kind};
+use crate::price::{References, reference_us, shares, statistics};
+use crate::smooth::{Noisy, smooth};
+use crate::statistics::median;
+use crate::visit::{NetworkRecord, Record, RoofsRecord, VisitRecord};
+
+/// A share of the roof above which a decode's weights must have come from a cache.
+const CACHED_SHARE: f64 = 1.05;
+/// A share of the roof below which something is amiss.
+const SLOW_SHARE: f64 = 0.25;
+/// Half the width of a 95 % interval in standard errors.
+const Z95: f64 = 1.96;
+
+/// What a table is made of.
+pub(crate) struct Assembly<'a> {
+    pub request: &'a ProfileRequest<'a>,
+    pub device: &'a DeviceFingerprint,
+    pub runtime: &'a RuntimeFingerprint,
+    pub networks: &'a BTreeMap<Precision, Vec<SubnetConfig>>,
+    pub records: &'a [Record],
+}
+
+impl Assembly<'_> {
+    pub fn table(&self) -> LatencyTable {
+        let (plan, model) = (self.request.plan, self.request.model);
+        let references = self
+            .references()
+            .summary(|precision, phase| plan.reference_copies(precision, kind(phase), model));
+        let roofs = self.roofs();
+        let disturbed = |record: &Record| match record {
+            Record::Visit(visit) => visit.disturbed.is_some(),
+            Record::Network(network) => network.disturbed.is_some(),
+            Record::Roofs(_) => false,
+        };
+        let disturbed_visits = self.records.iter().filter(|r| disturbed(r)).count();
+        let mut table = LatencyTable {
+            version: TABLE_VERSION,
+            device: self.device.clone(),
+            runtime: self.runtime.clone(),
+            model: ModelDescription {
+                name: self.request.model_name.to_owned(),
+                dimensions: model.clone(),
+            },
+            entries: self.entries(&references, &roofs),
+            calibration: Vec::new(),
+            memory: Vec::new(),
+            protocol: Protocol {
+                seed: plan.seed,
+                last_level_cache_bytes: plan.last_level_cache_bytes,
+                visits: self.records.len() - disturbed_visits,
+                disturbed_visits,
+                memory_bytes_per_second: roofs.memory_bytes_per_second,
+                operations_per_second: roofs.operations_per_second,
+                references,
+                repeatability: None,
+            },
+        };
+        for precision in plan.precisions() {
+            for phase in [PhaseKind::Prefill, PhaseKind::Decode] {
+                let points = self.calibration_points(&table, precision, phase);
+                table
+                    .calibration
+                    .extend(Calibration::fit(precision, phase, points));
+            }
+            let points = self.memory_points(precision);
+            table.memory.extend(MemoryModel::fit(precision, &points));
+        }
+        table
+    }
+
+    fn visits(&self) -> impl Iterator<Item = &VisitRecord> {
+        let visits = self.records.iter().filter_map(|record| match record {
+            Record::Visit(visit) => Some(visit),
+            Record::Roofs(_) | Record::Network(_) => None,
+        });
+        visits.filter(|visit| visit.disturbed.is_none())
+    }
+
+    fn network_records(&self) -> impl Iterator<Item = &NetworkRecord> {
+        let networks = self.records.iter().filter_map(|record| match record {
+            Record::Network(network) => Some(network),
+            Record::Roofs(_) | Record::Visit(_) => None,
+        });
+        networks.filter(|network| network.disturbed.is_none())
+    }
+
+    fn references(&self) -> References {
+        let mut references = References::default();
+        for visit in self.visits() {
+            for pass in &visit.passes {
+                references.add(visit.probe.block.precision(), pass);
+            }
+        }
+        // Networks may run at other prompts than blocks: those make no reference.
+        references
+    }
+
+    fn roofs(&self) -> Roofs {
+        let roofs = self.records.iter().find_map(|record| match record {
+            Record::Roofs(roofs) => Some(roofs),
+            Record::Visit(_) | Record::Network(_) => None,
+        });
+        roofs.map(Roofs::of).unwrap_or_default()
+    }
+
+    /// One entry for each block and phase.
+    fn entries(&self, references: &[Reference], roofs: &Roofs) -> Vec<Entry> {
+        let (plan, model) = (self.request.plan, self.request.model);
+        let mut samples: BTreeMap<(Probe, Phase), Vec<f64>> = BTreeMap::new();
+        for visit in self.visits() {
+            let lengths = plan.chain_lengths(&visit.probe, model);
+            for pass in &visit.passes {
+                let key = (visit.probe, pass.phase);
+                samples
+                    .entry(key)
+                    .or_default()
+                    .extend(shares(pass, lengths));
+            }
+        }
+        let mut entries = Vec::new();
+        for ((probe, phase), shares) in &samples {
+            let precision = probe.block.precision();
+            let Some(level_us) = reference_us(references, precision, *phase) else {
+                continue;
+            };
+            let mut latency = statistics(shares, level_us);
+            let mut flags = Vec::new();
+            if latency.median_us <= 0.0 {
+                latency.median_us = 1e-3;
+                flags.push("below the noise".to_owned());
+            }
+            if latency.half_width_us() > plan.target * latency.median_us {
+                let percent = 100.0 * latency.half_width_us() / latency.median_us;
+                let wanted = 100.0 * plan.target;
+                flags.push(format!(
+                    "noisy: within {percent:.1} %, wanted {wanted:.0} %"
+                ));
+            }
+            entries.push(Entry {
+                block: probe.block,
+                phase: *phase,
+                price_us: latency.median_us,
+                latency,
+                copies: plan.chain_lengths(probe, model)[1],
+                footprint_bytes: plan.footprint_bytes(probe, model),
+                roof: None,
+                flags,
+            });
+        }
+        let noisy: Vec<Noisy> = entries.iter().map(noisy).collect();
+        for (entry, price_us) in entries.iter_mut().zip(smooth(&noisy)) {
+            entry.price_us = price_us;
+            let roof = roofs.of_entry(&entry.block, &entry.phase, price_us, model);
+            entry
+                .flags
+                .extend(roof.and_then(|roof| doubt(&roof, &entry.phase)));
+            entry.roof = roof;
+        }
+        entries.sort_by_key(|entry| (entry.block, entry.phase));
+        entries
+    }
+
+    fn calibration_points(
+        &self,
+        table: &LatencyTable,
+        precision: Precision,
+        phase: PhaseKind,
+    ) -> Vec<CalibrationPoint> {
+        let plan = self.request.plan;
+        let records = self.network_records().filter(|r| r.precision == precision);
+        let point = |record: &NetworkRecord| {
+            let subnet = self.networks.get(&precision)?.get(record.index)?;
+            let pass = record
+                .passes
+                .iter()
+                .find(|pass| kind(&pass.phase) == phase)?;
+            let prediction = table.predict(subnet, &plan.workload).ok()?;
+            let level_us = reference_us(&table.protocol.references, precision, pass.phase)?;
+            Some(CalibrationPoint {
+                sum_us: match phase {
+                    PhaseKind::Prefill => prediction.ttft_sum_us,
+                    PhaseKind::Decode => prediction.tpot_sum_us,
+                },
+                measured_us: level_us * median(&shares(pass, [0, 1])),
+                flops: subnet.flops(self.request.model, &pass.phase),
+                parameters: subnet.parameters(self.request.model),
+            })
+        };
+        records.filter_map(point).collect()
+    }
+
+    fn memory_points(&self, precision: Precision) -> Vec<MemoryPoint> {
+        let (plan, model) = (self.request.plan, self.request.model);
+        let records = self.network_records().filter(|r| r.precision == precision);
+        let point = |record: &NetworkRecord| {
+            let subnet = self.networks.get(&precision)?.get(record.index)?;
+            let bytes = subnet.blocks().map(|block| block.weight_bytes(model));
+            let context = context_bytes(model, subnet, &plan.workload);
+            Some(MemoryPoint {
+                block_bytes: bytes.sum::<u64>() as f64,
+                rest_bytes: record.peak_memory_bytes? as f64 - context,
+            })
+        };
+        records.filter_map(point).collect()
+    }
+}
+
+fn noisy(entry: &Entry) -> Noisy {
+    Noisy {
+        block: entry.block,
+        phase: entry.phase,
+        price_us: entry.latency.median_us,
+        error_us: entry.latency.half_width_us() / Z95,
+    }
+}
+
+/// What a share of the roof says against an entry.
+fn doubt(roof: &Roof, phase: &Phase) -> Option<String> {
+    let percent = 100.0 * roof.share;
+    if roof.share > CACHED_SHARE && kind(phase) == PhaseKind::Decode {
+        return Some(format!(
+            "{percent:.0} % of the memory's rate: weights came from a cache"
+        ));
+    }
+    (roof.share < SLOW_SHARE).then(|| format!("only {percent:.0} % of the device's limit"))
+}
+
+/// The device's limits.
+#[derive(Default)]
+struct Roofs {
+    memory_bytes_per_second: f64,
+    operations_per_second: BTreeMap<Precision, f64>,
+}
+
+impl Roofs {
+    fn of(record: &RoofsRecord) -> Self {
+        let seconds = |runs: &[u64]| {
+            let runs: Vec<f64> = runs.iter().map(|ns| *ns as f64 / 1e9).collect();
+            median(&runs).max(1e-9)
+        };
+        let rates = record.operations.iter();
+        let rate = |(precision, operations, runs): &(Precision, u64, Vec<u64>)| {
+            (*precision, *operations as f64 / seconds(runs))
+        };
+        Self {
+            memory_bytes_per_second: record.buffer_bytes as f64 / seconds(&record.reading_ns),
+            operations_per_second: rates.map(rate).collect(),
+        }
+    }
+
+    fn of_entry(
+        &self,
+        block: &BlockShape,
+        phase: &Phase,
+        price_us: f64,
+        model: &lathe_arch::ModelConfig,
+    ) -> Option<Roof> {
+        let operations = self.operations_per_second.get(&block.precision())?;
+        let compute_us = block.flops(model, phase) as f64 / operations * 1e6;
+        let bytes = block.traffic_bytes(model, phase) as f64;
+        let memory_us = bytes / self.memory_bytes_per_second * 1e6;
+        let bound = if compute_us > memory_us {
+            Bound::Compute
+        } else {
+            Bound::Memory
+        };
+        Some(Roof {
+            share: compute_us.max(memory_us) / price_us,
+            bound,
+        })
+    }
+}

@@ -1,0 +1,238 @@
+//! Visits: what is timed, how it is recorded, and which visits count.
+
+use std::path::PathBuf;
+
+use lathe_agent::{Environment, MeasureJob, Pass, SessionConfig};
+use lathe_arch::{Phase, Precision};
+use serde::{Deserialize, Serialize};
+
+use crate::ProfilerError;
+use crate::agent::Agent;
+use crate::plan::Probe;
+use crate::warmup::warmup_length;
+
+/// Share of a pass in which some task waited for a processor, above which other work is taken to
+/// have run. The runtime's own threads are no more than the processors.
+const PRESSURE_LIMIT: f64 = 0.10;
+/// Share of a pass that the hypervisor took away, likewise.
+const STEAL_LIMIT: f64 = 0.05;
+/// The kernel counts stolen time in hundredths of a second.
+const TICK_US: f64 = 10_000.0;
+/// Passes shorter than this many microseconds tell nothing about shares of time.
+const SHORTEST_JUDGED_US: u64 = 30_000;
+/// Turns of a pass at least.
+const MIN_TURNS: u32 = 5;
+/// Turns of a pass at most.
+const MAX_TURNS: u32 = 1000;
+
+/// One line of a journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Record {
+    /// The device's limits.
+    Roofs(RoofsRecord),
+    /// A visit to a block.
+    Visit(VisitRecord),
+    /// A visit to a whole network.
+    Network(NetworkRecord),
+}
+
+/// The device's limits as timed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RoofsRecord {
+    /// Bytes of the buffer that was read.
+    pub buffer_bytes: u64,
+    /// Each reading of it, in nanoseconds.
+    pub reading_ns: Vec<u64>,
+    /// Operations of a chain, and each run of it in nanoseconds, by precision.
+    pub operations: Vec<(Precision, u64, Vec<u64>)>,
+}
+
+/// A visit to a block.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct VisitRecord {
+    pub probe: Probe,
+    /// Turns of reference, shorter chain and longer chain; or of reference and network.
+    pub passes: Vec<PassRecord>,
+    /// Wall time with loading.
+    pub seconds: f64,
+    /// Why it does not count.
+    pub disturbed: Option<String>,
+}
+
+/// A visit to a whole network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct NetworkRecord {
+    pub precision: Precision,
+    /// Index among the networks of this precision.
+    pub index: usize,
+    /// Turns of reference and network, for prefill and decode.
+    pub passes: Vec<PassRecord>,
+    /// Largest resident memory in bytes, where the system tells.
+    pub peak_memory_bytes: Option<u64>,
+    pub disturbed: Option<String>,
+}
+
+/// The turns at one phase.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PassRecord {
+    pub phase: Phase,
+    /// `[turn][graph]` in nanoseconds; the reference is the first graph.
+    pub durations_ns: Vec<Vec<u64>>,
+    pub environment: Environment,
+}
+
+impl PassRecord {
+    /// The turns after the warm-up, in microseconds.
+    pub fn turns_us(&self) -> Vec<Vec<f64>> {
+        let graphs = self.durations_ns.first().map_or(0, Vec::len);
+        let series = |graph: usize| -> Vec<f64> {
+            let turns = self.durations_ns.iter();
+            turns
+                .filter_map(|turn| turn.get(graph).map(|ns| *ns as f64))
+                .collect()
+        };
+        let warm = (0..graphs).map(|graph| warmup_length(&series(graph))).max();
+        let turns = self.durations_ns.iter().skip(warm.unwrap_or(0));
+        turns
+            .filter(|turn| turn.len() == graphs)
+            .map(|turn| turn.iter().map(|ns| *ns as f64 / 1000.0).collect())
+            .collect()
+    }
+
+    /// What says that other work ran meanwhile.
+    pub fn disturbance(&self) -> Option<String> {
+        let environment = &self.environment;
+        let wall_us = environment.wall_us as f64;
+        if environment.wall_us < SHORTEST_JUDGED_US {
+            return None;
+        }
+        let pressure = environment.cpu_pressure_us.map(|us| us as f64 / wall_us);
+        let steal = environment
+            .steal_ticks
+            .map(|ticks| ticks as f64 * TICK_US / wall_us);
+        for (what, share, limit) in [
+            ("tasks waited for a processor", pressure, PRESSURE_LIMIT),
+            ("the hypervisor took time away", steal, STEAL_LIMIT),
+        ] {
+            if let Some(share) = share.filter(|share| *share > limit) {
+                let percent = 100.0 * share;
+                return Some(format!("{}: {what} for {percent:.0} % of it", self.phase));
+            }
+        }
+        None
+    }
+}
+
+/// The graphs of a visit and how they take turns.
+pub(crate) struct VisitJob {
+    /// Reference chains of prefill and decode, where they are needed; they stay loaded.
+    pub references: Vec<PathBuf>,
+    /// What is measured.
+    pub graphs: Vec<PathBuf>,
+    /// Phases, each with the index of its reference.
+    pub phases: Vec<(Phase, usize)>,
+    /// Microseconds of turns for each phase.
+    pub pass_us: u64,
+    pub session: SessionConfig,
+    pub vocab_size: usize,
+    pub seed: u64,
+}
+
+impl VisitJob {
+    /// Takes the turns.
+    pub fn run(self, agent: &mut Agent) -> Result<Vec<PassRecord>, ProfilerError> {
+        let references = self.references.len();
+        let graphs = references..references + self.graphs.len();
+        let passes = self.phases.iter().map(|(phase, reference)| Pass {
+            models: std::iter::once(*reference).chain(graphs.clone()).collect(),
+            batch: phase.batch(),
+            new_tokens: phase.new_tokens(),
+            past_tokens: phase.past_tokens(),
+            min_turns: MIN_TURNS,
+            max_turns: MAX_TURNS,
+            budget_us: self.pass_us,
+        });
+        let job = MeasureJob {
+            passes: passes.collect(),
+            models: self.references.into_iter().chain(self.graphs).collect(),
+            keep: (0..references).collect(),
+            session: self.session,
+            vocab_size: self.vocab_size,
+            seed: self.seed,
+        };
+        let (samples, _) = agent.measure(job)?;
+        let records = samples.into_iter().zip(&self.phases);
+        Ok(records
+            .map(|(samples, (phase, _))| PassRecord {
+                phase: *phase,
+                durations_ns: samples.durations_ns,
+                environment: samples.environment,
+            })
+            .collect())
+    }
+}
+
+/// The first reason why passes do not count.
+pub(crate) fn disturbance(passes: &[PassRecord]) -> Option<String> {
+    passes.iter().find_map(PassRecord::disturbance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass(environment: Environment) -> PassRecord {
+        PassRecord {
+            phase: Phase::Decode {
+                batch: 1,
+                past_len: 0,
+            },
+            durations_ns: vec![
+                vec![9000, 5000],
+                vec![1000, 2000],
+                vec![1100, 2100],
+                vec![1000, 2000],
+                vec![1000, 2050],
+                vec![1000, 2000],
+                vec![1050, 2000],
+                vec![1000, 2000],
+            ],
+            environment,
+        }
+    }
+
+    #[test]
+    fn other_work_is_noticed() {
+        let quiet = Environment {
+            wall_us: 200_000,
+            cpu_pressure_us: Some(5_000),
+            steal_ticks: Some(0),
+            involuntary_switches: Some(9),
+        };
+        assert_eq!(pass(quiet).disturbance(), None);
+        let busy = Environment {
+            cpu_pressure_us: Some(90_000),
+            ..quiet
+        };
+        assert!(pass(busy).disturbance().unwrap().contains("45 %"));
+        let stolen = Environment {
+            steal_ticks: Some(3),
+            ..quiet
+        };
+        assert!(pass(stolen).disturbance().unwrap().contains("hypervisor"));
+        let silent = Environment {
+            cpu_pressure_us: None,
+            steal_ticks: None,
+            ..quiet
+        };
+        assert_eq!(pass(silent).disturbance(), None);
+    }
+
+    #[test]
+    fn the_slow_first_turn_is_left_out() {
+        let turns = pass(Environment::default()).turns_us();
+        assert_eq!(turns.len(), 7);
+        assert_eq!(turns[0], [1.0, 2.0]);
+    }
+}
