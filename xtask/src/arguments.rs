@@ -123,6 +123,9 @@ pub struct Fetch {
 
 #[derive(Args)]
 pub struct Devices {
+    /// ONNX Runtime's shared library, instead of the fetched one
+    #[arg(long, value_name = "PATH")]
+    pub ort_lib: Option<PathBuf>,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,

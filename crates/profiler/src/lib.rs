@@ -32,7 +32,7 @@ pub use device::{DeviceSpec, Transport, fingerprint, last_level_cache_bytes};
 pub use draw::draw_subnets;
 pub use error::ProfilerError;
 pub use held_out::{HeldOut, MeasuredNetwork, MeasuredPhase, NaiveSums};
-pub use lathe_agent::Inspection;
+pub use lathe_agent::{Inspection, ThermalZone};
 pub use network::{NetworkLatency, PhaseLatency, measure_networks};
 pub use plan::{Probe, ProfilePlan};
 pub use preflight::{Finding, Preflight, Severity, Verdict, preflight, processor_list};

@@ -1,64 +1,221 @@
-use lathe_profiler::{DeviceSpec, fingerprint};
+use lathe_fetch::Cache;
+use lathe_profiler::{Agent, DeviceSpec, Inspection, Preflight, ThermalZone, Verdict};
+use lathe_profiler::{preflight, processor_list};
 use serde::Serialize;
 
 use super::print_json;
-use crate::arguments::Devices;
+use crate::arguments::{DeviceArguments, Devices};
 use crate::context;
 
-/// Load per processor above which measurements are not to be trusted.
-const BUSY: f64 = 0.25;
-
-/// A device and its state.
+/// A device in `devices/`.
 #[derive(Serialize)]
 struct Found {
+    name: String,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    State(Box<State>),
+    /// Why its state is not known.
+    Error(String),
+}
+
+#[derive(Serialize)]
+struct State {
     device: DeviceSpec,
-    cpu_model: String,
-    cores: usize,
     threads: usize,
-    governor: Option<String>,
-    load_per_core: Option<f64>,
-    verdict: String,
+    runtime_build: String,
+    verdict: Verdict,
+    #[serde(flatten)]
+    preflight: Preflight,
 }
 
 pub fn run(arguments: &Devices) -> anyhow::Result<()> {
-    let mut found = Vec::new();
-    for name in context::device_names() {
-        let device = context::device(&name)?;
-        let (print, _) = fingerprint(&device, "");
-        let load_per_core = load().map(|load| load / print.cores as f64);
-        let verdict = match (load_per_core, print.governor.as_deref()) {
-            (Some(load), _) if load > BUSY => {
-                format!("busy: {load:.2} running tasks a processor; close other programs")
-            }
-            (_, Some(governor)) if governor != "performance" => {
-                format!("usable; the clock is governed by `{governor}`, so expect more noise")
-            }
-            _ => "fit to measure".to_owned(),
-        };
-        found.push(Found {
-            threads: device.threads(),
-            device,
-            cpu_model: print.cpu_model,
-            cores: print.cores,
-            governor: print.governor,
-            load_per_core,
-            verdict,
-        });
-    }
+    let cache = Cache::from_env()?;
+    let names = context::device_names().into_iter();
+    let found: Vec<Found> = names.map(|name| find(&cache, arguments, name)).collect();
     if arguments.json {
-        return print_json(&found);
+        print_json(&found)?;
+    } else {
+        found.iter().for_each(print);
     }
-    for found in found {
-        println!(
-            "{}: {}, {} processors, {} threads: {}",
-            found.device.name, found.cpu_model, found.cores, found.threads, found.verdict
-        );
+    let is_lost = |found: &&Found| matches!(found.outcome, Outcome::Error(_));
+    match found.iter().filter(is_lost).count() {
+        0 => Ok(()),
+        lost => anyhow::bail!("{lost} of {} devices cannot be inspected", found.len()),
     }
-    Ok(())
 }
 
-/// Tasks that ran or waited during the last minute, on average.
-fn load() -> Option<f64> {
-    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
-    text.split_whitespace().next()?.parse().ok()
+fn find(cache: &Cache, arguments: &Devices, name: String) -> Found {
+    let device = DeviceArguments {
+        device: name.clone(),
+        ort_lib: arguments.ort_lib.clone(),
+    };
+    let outcome = match inspect(cache, &device) {
+        Ok(state) => Outcome::State(Box::new(state)),
+        Err(error) => Outcome::Error(format!("{error:#}")),
+    };
+    Found { name, outcome }
+}
+
+fn inspect(cache: &Cache, arguments: &DeviceArguments) -> anyhow::Result<State> {
+    let device = context::device(&arguments.device)?;
+    let mut agent = Agent::start(&context::agent(cache, arguments)?)?;
+    let preflight = preflight(&agent.inspect()?, device.threads(), None);
+    Ok(State {
+        threads: device.threads(),
+        runtime_build: agent.hello().runtime_build.clone(),
+        verdict: preflight.verdict(),
+        preflight,
+        device,
+    })
+}
+
+fn print(found: &Found) {
+    let state = match &found.outcome {
+        Outcome::State(state) => state,
+        Outcome::Error(error) => return println!("{}: cannot be inspected: {error}\n", found.name),
+    };
+    println!("{}: {}", found.name, state.verdict);
+    let inspection = &state.preflight.inspection;
+    for (label, text) in [
+        ("processor", processor(inspection)),
+        ("fast cores", fast_cores(state)),
+        ("clock", clock(inspection)),
+        ("memory", memory(inspection)),
+        ("system", system(inspection)),
+        ("activity", activity(inspection)),
+        ("heat", heat(inspection)),
+        ("energy", energy(inspection)),
+    ] {
+        println!("  {label:11} {text}");
+    }
+    for finding in &state.preflight.findings {
+        println!("  {:11} {}", finding.severity.to_string(), finding.what);
+        println!("  {:11} -> {}", "", finding.remedy);
+    }
+    println!();
+}
+
+/// What is told, with commas; `untold` when nothing is.
+fn told<const N: usize>(parts: [Option<String>; N]) -> String {
+    let told: Vec<String> = parts.into_iter().flatten().collect();
+    match told.is_empty() {
+        true => "untold".to_owned(),
+        false => told.join(", "),
+    }
+}
+
+fn processor(inspection: &Inspection) -> String {
+    let model = Some(inspection.cpu_model.clone()).filter(|model| !model.is_empty());
+    let usable = inspection.usable_cores().count();
+    let count = match inspection.cores.len() {
+        0 => None,
+        all if all == usable => Some(format!("{all} processors")),
+        all => Some(format!("{usable} of {all} processors usable")),
+    };
+    let quota = inspection.cpu_quota;
+    let cache = inspection.last_level_cache_bytes;
+    told([
+        model,
+        count,
+        quota.map(|quota| format!("limited to the time of {quota:.1}")),
+        cache.map(|bytes| format!("last-level cache {} MiB", bytes >> 20)),
+    ])
+}
+
+fn fast_cores(state: &State) -> String {
+    let cores = processor_list(&state.preflight.fastest_cores);
+    let cores = Some(cores).filter(|cores| !cores.is_empty());
+    told([cores, Some(format!("for {} threads", state.threads))])
+}
+
+fn clock(inspection: &Inspection) -> String {
+    let cores = || inspection.usable_cores();
+    let ghz = |khz: u64| khz as f64 / 1e6;
+    let now = cores().filter_map(|core| core.now_khz).max().map(ghz);
+    let max = cores().filter_map(|core| core.max_khz).max().map(ghz);
+    let mut governors: Vec<&str> = cores()
+        .filter_map(|core| core.governor.as_deref())
+        .collect();
+    governors.sort_unstable();
+    governors.dedup();
+    let governors = Some(governors.join(" and ")).filter(|names| !names.is_empty());
+    let switch = |name: &str, is_on: bool| format!("{name} {}", if is_on { "on" } else { "off" });
+    told([
+        now.map(|now| format!("{now:.2} GHz now")),
+        max.map(|max| format!("{max:.2} GHz at most")),
+        governors.map(|names| format!("governor {names}")),
+        inspection
+            .is_boost_enabled
+            .map(|is_on| switch("boost", is_on)),
+        inspection.is_smt_active.map(|is_on| switch("SMT", is_on)),
+    ])
+}
+
+fn memory(inspection: &Inspection) -> String {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let all = inspection.memory_bytes.map(gib);
+    let available = inspection.available_memory_bytes.map(gib);
+    let disk = inspection.free_disk_bytes.map(gib);
+    told([
+        all.map(|all| format!("{all:.1} GiB")),
+        available.map(|available| format!("{available:.1} GiB available")),
+        disk.map(|disk| format!("{disk:.1} GiB of disk free")),
+    ])
+}
+
+fn system(inspection: &Inspection) -> String {
+    let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let machine = inspection.virtual_machine.as_ref();
+    told([
+        some(&inspection.os),
+        some(&inspection.kernel).map(|kernel| format!("kernel {kernel}")),
+        machine.map(|name| format!("virtual machine ({name})")),
+    ])
+}
+
+fn activity(inspection: &Inspection) -> String {
+    let window = inspection.idle_window;
+    let cpu = inspection.cpu_pressure_avg10_percent;
+    let memory = inspection.memory_pressure_avg10_percent;
+    told([
+        inspection.load_1min.map(|load| format!("load {load:.2}")),
+        cpu.map(|percent| format!("processor pressure {percent:.1} %")),
+        memory.map(|percent| format!("memory pressure {percent:.1} %")),
+        window.map(|window| format!("steal {:.1} %", window.steal_percent)),
+        window.map(|window| format!("others {:.1} %", window.others_busy_percent)),
+    ])
+}
+
+/// The hottest sensor of the processor, or of all where none is known as the processor's.
+fn heat(inspection: &Inspection) -> String {
+    let zones = &inspection.thermal_zones;
+    let key = |zone: &&ThermalZone| (zone.is_processor(), zone.celsius);
+    let hottest = zones.iter().max_by(|a, b| {
+        let (a, b) = (key(a), key(b));
+        a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+    });
+    told([hottest.map(|zone| format!("{} at {:.0} degrees Celsius", zone.name, zone.celsius))])
+}
+
+fn energy(inspection: &Inspection) -> String {
+    let counters = inspection.energy_counters.iter();
+    let readable = counters.filter(|counter| counter.is_readable).count();
+    let all = inspection.energy_counters.len();
+    let watts = inspection
+        .idle_window
+        .and_then(|window| window.package_watts);
+    let battery = inspection.battery;
+    told([
+        (all > 0).then(|| format!("{readable} of {all} counters readable")),
+        watts.map(|watts| format!("{watts:.1} W at rest")),
+        battery.map(|battery| {
+            let plugged = if battery.is_plugged { "" } else { "not " };
+            format!("battery at {:.0} %, {plugged}plugged in", battery.percent)
+        }),
+    ])
 }

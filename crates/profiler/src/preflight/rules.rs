@@ -173,7 +173,10 @@ fn disk(case: &Case) -> Option<Finding> {
 fn cpu_pressure(case: &Case) -> Option<Finding> {
     let percent = case.inspection.cpu_pressure_avg10_percent?;
     let what = format!("Tasks waited for a processor in {percent:.0} % of the last 10 s.");
-    if percent > PRESSURE_REFUSED_PERCENT {
+    // What pressed may have ended meanwhile, as a build before the first run does.
+    let window = case.inspection.idle_window;
+    let is_still_busy = window.is_none_or(|now| now.others_busy_percent > OTHERS_BUSY_PERCENT);
+    if percent > PRESSURE_REFUSED_PERCENT && is_still_busy {
         return refusal(
             what,
             "Close other programs, and wait until they have ended.",
