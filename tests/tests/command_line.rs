@@ -86,6 +86,8 @@ impl Desk {
             "0",
             "--networks",
             "4",
+            "--precision",
+            "f32",
             "--out",
             &table,
         ]);
@@ -224,6 +226,10 @@ fn names_that_do_not_exist_are_answered_with_those_that_do() {
     );
     let message = desk.fails(&["predict", "--table", "t", "--workload", "12"]);
     assert!(message.contains("128+128"), "{message}");
+    let model = desk.model();
+    let outside = ["profile", "--model", &model, "--prompt", "8", "--out"];
+    let message = desk.fails(&[&outside[..], &[&desk.text("table.yaml")]].concat());
+    assert!(message.contains("--workload"), "{message}");
     assert!(desk.fails(&["fly"]).contains("fly"));
 }
 
@@ -361,7 +367,18 @@ fn ctrl_c_keeps_what_is_finished() {
     let (model, table) = (desk.model(), desk.text("table.yaml"));
     let journal = desk.path("table.samples.jsonl");
     let arguments = [
-        "profile", "--model", &model, "--rounds", "3", "--out", &table,
+        "profile",
+        "--model",
+        &model,
+        "--quick",
+        "--minutes",
+        "0",
+        "--networks",
+        "4",
+        "--precision",
+        "f32",
+        "--out",
+        &table,
     ];
     let mut child = desk
         .command(&arguments)
@@ -388,4 +405,225 @@ fn ctrl_c_keeps_what_is_finished() {
     let finished: Vec<&str> = before.lines().take(kept - 1).collect();
     assert!(after.lines().collect::<Vec<_>>().starts_with(&finished));
     LatencyTable::load(Path::new(&table)).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_profile_ends_with_the_same_coverage() {
+    use std::time::Duration;
+    let desk = Desk::new();
+    let model = desk.model();
+    let arguments = |table: &str| -> Vec<String> {
+        let arguments = ["profile", "--model", &model, "--quick", "--minutes", "0"];
+        let arguments = arguments.into_iter().chain(["--precision", "f32"]);
+        let arguments = arguments.chain(["--networks", "4", "--out", table]);
+        arguments.map(str::to_owned).collect()
+    };
+    let whole = desk.text("whole.yaml");
+    desk.succeeds(
+        &arguments(&whole)
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>(),
+    );
+    let table = desk.text("killed.yaml");
+    let again = [arguments(&table), vec!["--resume".to_owned()]].concat();
+    let again: Vec<&str> = again.iter().map(String::as_str).collect();
+    // Killed without warning, at three moments.
+    for milliseconds in [150, 700, 1900] {
+        let mut child = desk
+            .command(&again)
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        // It may have ended by itself.
+        let _ended = child.kill();
+        child.wait().unwrap();
+    }
+    desk.succeeds(&again);
+    let covered = |table: &str| -> Vec<_> {
+        let table = LatencyTable::load(Path::new(table)).unwrap();
+        let entries = table.entries.iter();
+        let entries = entries.map(|entry| (entry.block, entry.phase));
+        entries.collect()
+    };
+    assert_eq!(covered(&table), covered(&whole));
+    let journal = fs::read_to_string(desk.path("killed.samples.jsonl")).unwrap();
+    let visits = journal
+        .lines()
+        .filter(|line| line.contains("\"disturbed\":null"));
+    let whole = fs::read_to_string(desk.path("whole.samples.jsonl")).unwrap();
+    let wanted = whole
+        .lines()
+        .filter(|line| line.contains("\"disturbed\":null"));
+    assert_eq!(visits.count(), wanted.count(), "nothing is measured twice");
+}
+
+#[test]
+fn a_profile_covers_batches_precisions_and_repeats_itself() {
+    let desk = Desk::new();
+    let (model, table) = (desk.model(), desk.text("table.yaml"));
+    let arguments = [
+        "profile",
+        "--model",
+        &model,
+        "--quick",
+        "--minutes",
+        "0",
+        "--networks",
+        "4",
+        "--prompt",
+        "8,32",
+        "--depth",
+        "0,16,64",
+        "--batch",
+        "1,2",
+        "--precision",
+        "f32,int4",
+        "--workload",
+        "16+8",
+        "--aa",
+        "--out",
+        &table,
+    ];
+    desk.succeeds(&arguments);
+    let table = LatencyTable::load(Path::new(&table)).unwrap();
+    for batch in [1, 2] {
+        let phases = table.entries.iter().filter(|e| e.phase.batch() == batch);
+        assert_eq!(2 * phases.count(), table.entries.len());
+    }
+    let repeat = table.protocol.repeatability.unwrap();
+    assert_eq!(repeat.entries, table.entries.len());
+    assert!(repeat.median <= repeat.p95 && repeat.p95 <= repeat.worst);
+    // Two precisions, prefill and decode.
+    assert_eq!(table.calibration.len(), 4);
+    let model = &table.model.dimensions;
+    let subnet = SubnetConfig::full(model).with_precision(lathe_arch::Precision::Int4);
+    let prediction = table.predict(&subnet, &"2x16+8".parse().unwrap()).unwrap();
+    assert!(prediction.ttft_us > 0.0 && prediction.tpot_us > 0.0);
+    let alike = table.ensure_comparable(&table.device, &table.runtime);
+    alike.unwrap();
+}
+
+#[test]
+fn validation_names_every_predictor_and_the_noise_floor() {
+    let desk = Desk::new();
+    let (model, table) = (desk.model(), desk.text("table.yaml"));
+    desk.succeeds(&[
+        "profile",
+        "--model",
+        &model,
+        "--quick",
+        "--minutes",
+        "0",
+        "--networks",
+        "4",
+        "--precision",
+        "int8",
+        "--workload",
+        "32+16",
+        "--out",
+        &table,
+    ]);
+    let arguments = [
+        "validate",
+        "--table",
+        &table,
+        "--subnets",
+        "4",
+        "--precision",
+        "int8",
+        "--workload",
+        "32+16",
+        "--json",
+    ];
+    let validation: lathe_compress::Validation =
+        serde_json::from_str(&desk.succeeds(&arguments)).unwrap();
+    let [structure] = &validation.structure[..] else {
+        panic!("{:?}", validation.structure);
+    };
+    assert_eq!(structure.differences, [""; 0]);
+    let [int8] = &validation.precisions[..] else {
+        panic!("one precision was asked for");
+    };
+    for phase in [&int8.prefill, &int8.decode] {
+        assert_eq!(phase.comparisons.len(), 4);
+        assert!(phase.noise_floor.is_some());
+        let names: Vec<&str> = phase.predictors.iter().map(|p| p.name.as_str()).collect();
+        let wanted = [
+            "sum of prices, not calibrated",
+            "sum of lone blocks",
+            "difference of 10 copies",
+            "FLOPs",
+            "parameters",
+        ];
+        assert_eq!(names, wanted);
+    }
+}
+
+/// Keeps every processor busy while it lives.
+struct Hogs(Vec<std::process::Child>);
+
+impl Hogs {
+    fn new() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let hog = |_| {
+            let mut hog = Command::new("sh");
+            hog.args(["-c", "while :; do :; done"]).spawn().unwrap()
+        };
+        Self((0..processors).map(hog).collect())
+    }
+}
+
+impl Drop for Hogs {
+    fn drop(&mut self) {
+        for hog in &mut self.0 {
+            let _ended = hog.kill();
+            let _reaped = hog.wait();
+        }
+    }
+}
+
+#[test]
+fn visits_that_other_work_disturbs_are_thrown_away() {
+    if fs::read_to_string("/proc/pressure/cpu").is_err() {
+        println!("skipped: this system does not tell how long tasks wait for a processor");
+        return;
+    }
+    let desk = Desk::new();
+    let (model, out) = (desk.model(), desk.text("table.yaml"));
+    let arguments = [
+        "profile",
+        "--model",
+        &model,
+        "--quick",
+        "--minutes",
+        "0",
+        "--networks",
+        "0",
+        "--precision",
+        "f32",
+        "--out",
+        &out,
+    ];
+    let hogs = Hogs::new();
+    let mut child = desk
+        .command(&arguments)
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let is_thrown_away = |line: &str| line.contains("waited for a processor");
+    let journal = || fs::read_to_string(desk.path("table.samples.jsonl")).unwrap_or_default();
+    let clock = std::time::Instant::now();
+    while !journal().lines().any(is_thrown_away) && clock.elapsed().as_secs() < 60 {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    drop(hogs);
+    assert!(child.wait().unwrap().success());
+    let table = LatencyTable::load(Path::new(&out)).unwrap();
+    assert!(table.protocol.disturbed_visits > 0);
+    assert!(table.protocol.visits > 0);
 }

@@ -1,7 +1,7 @@
 //! What ONNX Runtime computes is what the super-network computes.
 
 use lathe_agent::{GenerateJob, SessionConfig};
-use lathe_arch::SubnetConfig;
+use lathe_arch::{Precision, SubnetConfig};
 use lathe_export::export_onnx;
 use lathe_onnx::{LogitRows, MODEL_FILE};
 use lathe_profiler::{Agent, ProfilerError};
@@ -12,9 +12,9 @@ use lathe_supernet::{Decoder, Subnet, Supernet, logits};
 /// f32 products in different orders.
 const TOLERANCE: f32 = 1e-3;
 
-/// Exports, generates with the runtime and compares every row of logits: all rows of the
-/// prefill, then each step of a decode with the KV cache.
-fn agrees(subnet: &Subnet<'_>, prompt: &[u32], steps: usize) {
+/// Exports and generates with the runtime: the tokens, and every row of logits of the prefill and
+/// of each step after it.
+fn generate(subnet: &Subnet<'_>, prompt: &[u32], steps: usize) -> (Vec<i64>, Vec<f32>) {
     let folder = tempfile::tempdir().unwrap();
     export_onnx(folder.path(), subnet, None, LogitRows::All).unwrap();
     let file = folder.path().join("logits");
@@ -32,11 +32,17 @@ fn agrees(subnet: &Subnet<'_>, prompt: &[u32], steps: usize) {
     let numbers = bytes
         .chunks_exact(4)
         .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    let theirs: Vec<f32> = numbers.collect();
+    (generated.tokens, numbers.collect())
+}
+
+/// Compares the runtime's logits with ours: all rows of the prefill, then each step of a decode
+/// with the KV cache.
+fn agrees(subnet: &Subnet<'_>, prompt: &[u32], steps: usize) {
+    let (tokens, theirs) = generate(subnet, prompt, steps);
     let mut ours = logits(subnet, prompt).unwrap();
     let mut decoder = Decoder::new(subnet, prompt.len() + steps).unwrap();
     decoder.feed(prompt).unwrap();
-    for token in &generated.tokens[..steps - 1] {
+    for token in &tokens[..steps - 1] {
         ours.extend(decoder.feed(&[*token as u32]).unwrap());
     }
     assert_eq!(ours.len(), theirs.len());
@@ -66,6 +72,32 @@ fn the_tiny_model_agrees() {
     full_and_uneven(&checkpoint, &supernet, &[3, 77, 12, 300, 9]);
     let nothing = SubnetConfig::uniform(&checkpoint.config, None, None);
     agrees(&supernet.cut(&nothing).unwrap(), &[3, 77, 12], 3);
+}
+
+/// Quantised weights give nearly the logits of the f32 weights that they stand for, embedding and
+/// head included. The bounds are a few times what blocks of 32 weights are expected to lose over
+/// three layers of random weights.
+#[test]
+fn quantised_exports_stay_near_the_model() {
+    let (checkpoint, supernet) = lathe_tests::tiny();
+    let prompt = [3, 77, 12, 300, 9, 41];
+    for config in [
+        SubnetConfig::full(&checkpoint.config),
+        lathe_tests::uneven(&checkpoint.config),
+    ] {
+        let (_, exact) = generate(&supernet.cut(&config).unwrap(), &prompt, 1);
+        let norm = exact.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let error = |precision: Precision| {
+            let config = config.clone().with_precision(precision);
+            let (_, logits) = generate(&supernet.cut(&config).unwrap(), &prompt, 1);
+            assert_eq!(logits.len(), exact.len());
+            let squares = logits.iter().zip(&exact).map(|(a, b)| (a - b).powi(2));
+            squares.sum::<f32>().sqrt() / norm
+        };
+        let (int8, int4) = (error(Precision::Int8), error(Precision::Int4));
+        assert!(0.0 < int8 && int8 < 0.05, "int8 is off by {int8}");
+        assert!(int8 < int4 && int4 < 0.5, "int4 is off by {int4}");
+    }
 }
 
 #[test]

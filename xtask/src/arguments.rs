@@ -167,6 +167,9 @@ pub struct Profile {
     /// Tokens of prompt and generation at which they run
     #[arg(long, default_value = "128+64", value_name = "P+G")]
     pub workload: Workload,
+    /// Refuse to measure a device that is not fit
+    #[arg(long)]
+    pub strict: bool,
     /// Profile twice, in turn, and print how far the two differ
     #[arg(long)]
     pub aa: bool,
@@ -192,6 +195,9 @@ pub struct Predict {
     /// Tokens of prompt and generation
     #[arg(long, default_value = "128+64", value_name = "P+G")]
     pub workload: Workload,
+    /// Score every position of the prompt, not the last alone
+    #[arg(long)]
+    pub all_logits: bool,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,
@@ -319,6 +325,9 @@ pub struct Export {
     /// The format
     #[arg(long, value_enum, default_value = "onnx")]
     pub format: Format,
+    /// Precision of all weights [default: what the sub-network says]
+    #[arg(long, value_name = "P")]
+    pub precision: Option<Precision>,
     /// The folder to write
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,

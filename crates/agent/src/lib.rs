@@ -315,4 +315,7 @@ pub struct Environment {
     pub steal_ticks: Option<u64>,
     /// Times this process was put off its processor.
     pub involuntary_switches: Option<u64>,
+    /// Energy of all processor packages, in microjoules.
+    #[serde(default)]
+    pub energy_uj: Option<u64>,
 }

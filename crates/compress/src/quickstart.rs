@@ -96,7 +96,6 @@ impl Effort {
             network_rounds: 2,
             validation_subnets: 5,
             validation_rounds: 1,
-            ..Self::standard()
         }
     }
 }
@@ -271,8 +270,11 @@ fn profile_step(
     prepared: &Prepared,
     progress: Progress<'_>,
 ) -> anyhow::Result<LatencyTable> {
+    let mut prompts = vec![32, 128, job.workload.prompt_tokens];
+    prompts.sort_unstable();
+    prompts.dedup();
     let plan = ProfilePlan {
-        prompts: vec![32, 128],
+        prompts,
         depths: vec![0, 256, 1024],
         batches: vec![job.workload.batch],
         budget_s: f64::from(job.effort.profile_s),
@@ -286,6 +288,7 @@ fn profile_step(
         device: job.device,
         model_name: &prepared.name,
         model: prepared.model(),
+        conditions: &[],
         plan: &plan,
         out: &table_path(job),
         resume: true,

@@ -53,7 +53,7 @@ pub struct PhaseValidation {
     pub noise_floor: Option<Agreement>,
     /// Share of the networks inside the 90 % prediction interval.
     pub coverage90: f64,
-    /// The reference's latency now over that of the table, less 1: what the machine's speed
+    /// The baseline's latency now over that of the table, less 1: what the machine's speed
     /// changed by. It is taken out of the measurements.
     pub drift: f64,
     /// Other predictors on the same networks.

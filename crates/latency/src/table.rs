@@ -105,8 +105,18 @@ pub struct Protocol {
     pub memory_bytes_per_second: f64,
     /// Operations a second of a large matrix product in the runtime, by precision.
     pub operations_per_second: BTreeMap<Precision, f64>,
+    /// Mean power of the processor packages under load in watts; absent where the device offers no
+    /// counter. A network's energy is about its latency times this.
+    #[serde(default)]
+    pub package_watts: Option<f64>,
+    /// What was noticed about the device before the profile, in words.
+    #[serde(default)]
+    pub conditions: Vec<String>,
     /// Latencies of the reference chains.
     pub references: Vec<Reference>,
+    /// Latencies of the baseline networks: the full model with every second layer removed.
+    #[serde(default)]
+    pub baselines: Vec<Baseline>,
     /// What two profiles of the same blocks differ by, where that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeatability: Option<Repeatability>,
@@ -123,6 +133,21 @@ pub struct Reference {
     pub phase: Phase,
     /// Full MLP blocks in the chain.
     pub copies: usize,
+    /// Median over all visits in microseconds.
+    pub median_us: f64,
+    /// Timed runs.
+    pub samples: usize,
+}
+
+/// The latency of a baseline network, beside which whole networks are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Baseline {
+    /// Precision of all its weights.
+    pub precision: Precision,
+    /// The phase.
+    #[serde(with = "serde_yaml::with::singleton_map")]
+    pub phase: Phase,
     /// Median over all visits in microseconds.
     pub median_us: f64,
     /// Timed runs.
@@ -269,7 +294,8 @@ impl LatencyTable {
     fn check_protocol(&self) -> Result<(), LatencyError> {
         let protocol = &self.protocol;
         let rates = protocol.operations_per_second.values();
-        let levels = protocol.references.iter().map(|r| r.median_us);
+        let references = protocol.references.iter().map(|r| r.median_us);
+        let levels = references.chain(protocol.baselines.iter().map(|b| b.median_us));
         let values = rates
             .copied()
             .map(|rate| ("operations_per_second", rate))

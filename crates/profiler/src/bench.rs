@@ -28,12 +28,19 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// An empty folder at `folder`.
+    /// An empty folder at `folder`; what a killed run left there is removed.
     pub fn new(folder: &Path, model: &ModelConfig, seed: u64) -> Result<Self, ProfilerError> {
-        fs::create_dir_all(folder).map_err(|source| ProfilerError::Io {
+        let failed = |source| ProfilerError::Io {
             path: folder.to_owned(),
             source,
-        })?;
+        };
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        fs::create_dir_all(folder).map_err(failed)?;
         Ok(Self {
             folder: folder.to_owned(),
             model: model.clone(),

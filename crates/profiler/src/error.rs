@@ -91,13 +91,25 @@ pub enum ProfilerError {
     },
     /// The table has nothing to compare a measurement with.
     #[error(
-        "the table has no reference chain in {precision} at {workload}: profile with that precision and prompts around that length"
+        "the table cannot say what the baseline network takes in {precision} at {workload}: profile with that precision and prompts around that length"
     )]
     NoReference {
         /// The precision.
         precision: lathe_arch::Precision,
         /// The workload in words.
         workload: String,
+    },
+    /// The calibration would run outside what is priced.
+    #[error(
+        "--workload {workload} lies outside the prompts {prompts:?} and batches {batches:?} that are profiled: give another --workload, more in --prompt or --batch, or --networks 0 for no calibration"
+    )]
+    Workload {
+        /// When the networks of the calibration would run.
+        workload: lathe_arch::Workload,
+        /// Prompt lengths profiled.
+        prompts: Vec<usize>,
+        /// Batches profiled.
+        batches: Vec<usize>,
     },
     /// An earlier profile was not finished.
     #[error("{path} holds an unfinished profile: go on with --resume, or delete it to begin again")]

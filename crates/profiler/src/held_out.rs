@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use lathe_agent::{MeasureJob, Pass, SessionConfig};
 use lathe_arch::{BlockShape, LogitRows, Phase, Precision, SubnetConfig, Workload};
-use lathe_latency::{LatencyTable, PhaseKind};
+use lathe_latency::LatencyTable;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -15,10 +16,11 @@ use serde::Serialize;
 use crate::agent::Agent;
 use crate::bench::Bench;
 use crate::journal::Journal;
-use crate::plan::kind;
-use crate::price::{reference_us, shares};
+use crate::plan::baseline;
+use crate::price::shares;
 use crate::profile::{network_phases, peak_memory};
 use crate::statistics::{mean, median, median_ci95};
+use crate::table::baseline_us;
 use crate::visit::{NetworkRecord, PassRecord, Record, VisitJob, disturbance};
 use crate::{AgentCommand, ProfilerError};
 
@@ -49,7 +51,7 @@ pub struct HeldOut<'a> {
     pub work: &'a Path,
 }
 
-/// One network as measured, in the reference's units of the table: free of what the machine's
+/// One network as measured, in units of the table's baseline network: free of what the machine's
 /// speed did since.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MeasuredNetwork {
@@ -68,7 +70,7 @@ pub struct MeasuredPhase {
     pub ci95_us: [f64; 2],
     /// Medians of the single visits: what the network differs by from itself.
     pub visits_us: Vec<f64>,
-    /// The reference's latency now over that of the table, less 1.
+    /// The baseline's latency now over that of the table, less 1.
     pub drift: f64,
 }
 
@@ -149,14 +151,12 @@ impl HeldOut<'_> {
     fn write_graphs(&self) -> Result<(Bench, Graphs), ProfilerError> {
         let model = &self.table.model.dimensions;
         let mut bench = Bench::new(&self.work.with_extension("work"), model, self.seed)?;
-        let mut references = BTreeMap::new();
+        let mut baselines = BTreeMap::new();
         for subnet in self.subnets {
-            for phase in network_phases(&self.workload) {
-                let key = (subnet.head_precision, kind(&phase));
-                let copies = self.reference_copies(key.0, key.1)?;
-                let block = crate::plan::reference_block(key.0, model);
-                references.insert(key, bench.chain(block, copies, 1)?);
-            }
+            let precision = subnet.head_precision;
+            let baseline = baseline(precision, model);
+            let name = format!("baseline-{precision}");
+            baselines.insert(precision, bench.network(&name, &baseline)?);
         }
         let networks = self.subnets.iter().enumerate();
         let networks = networks.map(|(index, s)| bench.network(&format!("network-{index}"), s));
@@ -165,22 +165,10 @@ impl HeldOut<'_> {
         Ok((
             bench,
             Graphs {
-                references,
+                baselines,
                 networks,
             },
         ))
-    }
-
-    fn reference_copies(
-        &self,
-        precision: Precision,
-        phase: PhaseKind,
-    ) -> Result<usize, ProfilerError> {
-        let mut references = self.table.protocol.references.iter();
-        let found = references.find(|r| r.precision == precision && kind(&r.phase) == phase);
-        found
-            .map(|reference| reference.copies)
-            .ok_or_else(|| self.no_reference(precision))
     }
 
     fn no_reference(&self, precision: Precision) -> ProfilerError {
@@ -198,18 +186,19 @@ impl HeldOut<'_> {
         round: usize,
         records: &[Record],
     ) -> Result<Record, ProfilerError> {
+        let clock = Instant::now();
         let precision = self.subnets[index].head_precision;
         let session = SessionConfig {
             threads: self.table.runtime.threads,
         };
         let vocab_size = self.table.model.dimensions.vocab_size;
-        let reference = |phase| graphs.references[&(precision, phase)].clone();
-        let [prefill, decode] = network_phases(&self.workload);
         let graph = &graphs.networks[index];
         let job = || VisitJob {
-            references: vec![reference(PhaseKind::Prefill), reference(PhaseKind::Decode)],
+            references: vec![graphs.baselines[&precision].clone()],
             graphs: vec![graph.clone()],
-            phases: vec![(prefill, 0), (decode, 1)],
+            phases: network_phases(&self.workload)
+                .map(|phase| (phase, 0))
+                .into(),
             pass_us: PASS_US,
             session,
             vocab_size,
@@ -238,6 +227,7 @@ impl HeldOut<'_> {
             precision,
             index,
             passes,
+            seconds: clock.elapsed().as_secs_f64(),
             peak_memory_bytes,
             disturbed: None,
         }))
@@ -254,7 +244,7 @@ impl HeldOut<'_> {
             let passes: Vec<&PassRecord> =
                 records.iter().filter_map(|r| r.passes.get(at)).collect();
             let phase = network_phases(&self.workload)[at];
-            let level_us = reference_us(&self.table.protocol.references, precision, phase)
+            let level_us = baseline_us(self.table, precision, phase, &self.workload)
                 .ok_or_else(|| self.no_reference(precision))?;
             let scaled = |pass: &PassRecord| -> Vec<f64> {
                 shares(pass, [0, 1]).iter().map(|s| s * level_us).collect()
@@ -393,7 +383,7 @@ struct Alone {
 }
 
 struct Graphs {
-    references: BTreeMap<(Precision, PhaseKind), PathBuf>,
+    baselines: BTreeMap<Precision, PathBuf>,
     networks: Vec<PathBuf>,
 }
 

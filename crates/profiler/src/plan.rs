@@ -9,6 +9,7 @@ use lathe_arch::{
 use lathe_latency::PhaseKind;
 use serde::{Deserialize, Serialize};
 
+use crate::ProfilerError;
 use crate::device::last_level_cache_bytes;
 use crate::draw::draw_subnets;
 
@@ -16,7 +17,7 @@ use crate::draw::draw_subnets;
 /// cache: in a network, all other layers do.
 const COLD_CACHES: u64 = 4;
 /// Bytes of a decode chain over the last-level cache.
-const CHAIN_CACHES: u64 = 1;
+const CHAIN_CACHES: u64 = 2;
 /// Operations of a prefill chain at the longest prompt: tens of milliseconds on a small machine.
 const PREFILL_OPERATIONS: u64 = 6_000_000_000;
 /// Copies of the longer chain.
@@ -48,7 +49,9 @@ pub struct ProfilePlan {
     pub pass_us: u64,
     /// Whole networks of each precision for the calibration; 0 for none.
     pub networks: usize,
-    /// Microseconds of turns for each phase of a network.
+    /// Visits to each of them, spread over the whole profile.
+    pub network_visits: usize,
+    /// Microseconds of turns for each phase of a visit to a network.
     pub network_pass_us: u64,
     /// The workload at which they are measured.
     pub workload: Workload,
@@ -76,11 +79,12 @@ impl ProfilePlan {
             depths: vec![0, 256, 1024, 2048],
             batches: vec![1],
             rounds: 2,
-            budget_s: 630.0,
+            budget_s: 560.0,
             target: 0.02,
             pass_us: 200_000,
             networks: 12,
-            network_pass_us: 1_200_000,
+            network_visits: 3,
+            network_pass_us: 700_000,
             workload: Workload::default(),
             seed: 1,
             last_level_cache_bytes: last_level_cache_bytes(),
@@ -93,11 +97,12 @@ impl ProfilePlan {
             prompts: vec![32, 128],
             depths: vec![0, 1024],
             rounds: 1,
-            budget_s: 60.0,
+            budget_s: 55.0,
             target: 0.04,
             pass_us: 60_000,
             networks: 5,
-            network_pass_us: 250_000,
+            network_visits: 1,
+            network_pass_us: 300_000,
             ..Self::thorough(blocks)
         }
     }
@@ -148,11 +153,30 @@ impl ProfilePlan {
             .chain(attention.map(BlockShape::Attention))
             .chain(mlp.map(BlockShape::Mlp))
             .collect();
-        let all = precisions.iter().flat_map(|&precision| {
-            let blocks = blocks.iter();
-            blocks.map(move |block| block.with_precision(precision))
-        });
-        all.collect()
+        in_precisions(&blocks, precisions)
+    }
+
+    /// The blocks of `space` alone in each of `precisions`.
+    pub fn blocks(space: &SearchSpace, precisions: &[Precision]) -> Vec<BlockShape> {
+        in_precisions(&space.shapes(), precisions)
+    }
+
+    /// Checks that the networks of the calibration run at lengths and batches that the plan prices.
+    ///
+    /// # Errors
+    /// [`ProfilerError::Workload`] when they do not.
+    pub fn check_workload(&self) -> Result<(), ProfilerError> {
+        let prompts = || self.prompts.iter().copied();
+        let is_between = prompts().min() <= Some(self.workload.prompt_tokens)
+            && Some(self.workload.prompt_tokens) <= prompts().max();
+        if self.networks == 0 || is_between && self.batches.contains(&self.workload.batch) {
+            return Ok(());
+        }
+        Err(ProfilerError::Workload {
+            workload: self.workload,
+            prompts: self.prompts.clone(),
+            batches: self.batches.clone(),
+        })
     }
 
     /// Everything that is visited.
@@ -255,6 +279,14 @@ impl ProfilePlan {
     }
 }
 
+fn in_precisions(blocks: &[BlockShape], precisions: &[Precision]) -> Vec<BlockShape> {
+    let all = precisions.iter().flat_map(|&precision| {
+        let blocks = blocks.iter();
+        blocks.map(move |block| block.with_precision(precision))
+    });
+    all.collect()
+}
+
 /// The block of which the reference chains consist.
 pub(crate) fn reference_block(precision: Precision, model: &ModelConfig) -> BlockShape {
     BlockShape::Mlp(lathe_arch::MlpConfig::full(model)).with_precision(precision)
@@ -263,6 +295,17 @@ pub(crate) fn reference_block(precision: Precision, model: &ModelConfig) -> Bloc
 fn clamp(copies: u64) -> usize {
     let copies = usize::try_from(copies).unwrap_or(usize::MAX);
     copies.clamp(*COPIES.start(), *COPIES.end())
+}
+
+/// The network beside which whole networks are measured: like them in every respect, and half as
+/// deep as the deepest.
+pub(crate) fn baseline(precision: Precision, model: &ModelConfig) -> SubnetConfig {
+    let mut subnet = SubnetConfig::full(model).with_precision(precision);
+    for layer in subnet.layers.iter_mut().skip(1).step_by(2) {
+        layer.attention = None;
+        layer.mlp = None;
+    }
+    subnet
 }
 
 /// Whether a phase is prefill or decode.
@@ -292,6 +335,7 @@ mod tests {
             target: 0.02,
             pass_us: 100_000,
             networks: 12,
+            network_visits: 3,
             network_pass_us: 100_000,
             workload: Workload::default(),
             seed: 1,

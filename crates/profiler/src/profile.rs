@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::agent::Agent;
 use crate::bench::Bench;
 use crate::journal::Journal;
-use crate::plan::{Probe, ProfilePlan, reference_block};
+use crate::plan::{Probe, ProfilePlan, baseline, reference_block};
 use crate::price::shares;
 use crate::statistics::{median, median_ci95, quantile};
 use crate::table::Assembly;
@@ -35,8 +35,12 @@ const BUFFER_CACHES: u64 = 8;
 const BUFFER_LIMIT: u64 = 1 << 30;
 /// Tokens at which the runtime's rate of operations is found.
 const OPERATIONS_TOKENS: usize = 512;
-/// Longest wait for other work on the machine to end, in all.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Seconds lost to other work on the machine, after which its noise is put up with: this share of
+/// the time for blocks, and a few seconds.
+const PATIENCE_SHARE: f64 = 0.4;
+const PATIENCE_S: f64 = 5.0;
+/// Pause after a disturbed visit.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Visits of one block at most.
 const MOST_VISITS: usize = 40;
 
@@ -50,6 +54,8 @@ pub struct ProfileRequest<'a> {
     pub model_name: &'a str,
     /// Its dimensions.
     pub model: &'a ModelConfig,
+    /// What was noticed about the device, in words.
+    pub conditions: &'a [String],
     /// What to measure.
     pub plan: &'a ProfilePlan,
     /// Where the table goes; the journal lies beside it.
@@ -190,7 +196,6 @@ struct Run<'a> {
     networks: BTreeMap<Precision, Vec<SubnetConfig>>,
     /// Written when something is left to measure.
     bench: Option<Bench>,
-    waited: Duration,
 }
 
 impl<'a> Run<'a> {
@@ -234,7 +239,6 @@ impl<'a> Run<'a> {
                 .map(|precision| (precision, plan.draw_networks(precision, request.model)))
                 .collect(),
             bench: None,
-            waited: Duration::ZERO,
             request,
         })
     }
@@ -247,32 +251,66 @@ impl<'a> Run<'a> {
         visits.filter(|visit| visit.disturbed.is_none())
     }
 
-    /// Seconds spent on visits to blocks, thrown-away ones too.
+    /// Seconds spent on visits to blocks that count.
     fn spent_s(&self) -> f64 {
-        let all = self.records.iter().map(|record| match record {
-            Record::Visit(visit) => visit.seconds,
-            Record::Roofs(_) | Record::Network(_) => 0.0,
+        self.visits().map(|visit| visit.seconds).sum()
+    }
+
+    /// Seconds lost to visits that were disturbed, and to the pauses after them.
+    fn lost_s(&self) -> f64 {
+        let lost = self.records.iter().map(|record| match record {
+            Record::Visit(visit) if visit.disturbed.is_some() => {
+                visit.seconds + PAUSE.as_secs_f64()
+            }
+            Record::Network(network) if network.disturbed.is_some() => {
+                network.seconds + PAUSE.as_secs_f64()
+            }
+            Record::Roofs(_) | Record::Visit(_) | Record::Network(_) => 0.0,
         });
-        all.sum()
+        lost.sum()
     }
 
     fn share_done(&self) -> f64 {
-        let plan = self.request.plan;
-        let networks_s = 3.0 * (plan.networks * plan.precisions().len()) as f64;
-        let networks = self
-            .records
-            .iter()
-            .filter(|r| matches!(r, Record::Network(_)));
-        let done_s = self.spent_s().min(plan.budget_s) + 3.0 * networks.count() as f64;
-        (done_s / (plan.budget_s + networks_s)).min(1.0)
+        (self.share_of_blocks() + self.share_of_networks()) / 2.0
     }
 
-    /// The next piece of work: the limits, the first rounds in their random orders, the networks,
-    /// and then whatever price is known least.
+    /// Share of the time for blocks that is used; less than 1 while the first rounds are open.
+    fn share_of_blocks(&self) -> f64 {
+        let visits = self.visits().count() as f64;
+        let first: usize = self.orders.iter().map(Vec::len).sum();
+        let first_share = visits / first.max(1) as f64;
+        let time_share = self.spent_s() / self.request.plan.budget_s.max(1e-9);
+        time_share.min(first_share).min(1.0)
+    }
+
+    fn share_of_networks(&self) -> f64 {
+        let counted = self.records.iter().filter(|record| match record {
+            Record::Network(network) => network.disturbed.is_none(),
+            Record::Roofs(_) | Record::Visit(_) => false,
+        });
+        let networks: usize = self.networks.values().map(Vec::len).sum();
+        let all = networks * self.request.plan.network_visits;
+        if all == 0 {
+            return 1.0;
+        }
+        counted.count() as f64 / all as f64
+    }
+
+    /// The next piece of work: the limits, then blocks and networks side by side.
     fn next(&self) -> Option<Work> {
         if !self.records.iter().any(|r| matches!(r, Record::Roofs(_))) {
             return Some(Work::Roofs);
         }
+        let block = self.next_block();
+        if block.is_none() || self.share_of_networks() < self.share_of_blocks() {
+            return self.next_network().or(block);
+        }
+        block
+    }
+
+    /// The next visit to a block: the first rounds in their random orders, then whatever price is
+    /// known least.
+    fn next_block(&self) -> Option<Work> {
         let mut visits: BTreeMap<Probe, usize> = BTreeMap::new();
         for visit in self.visits() {
             *visits.entry(visit.probe).or_default() += 1;
@@ -283,30 +321,34 @@ impl<'a> Run<'a> {
                 return Some(Work::Visit(*probe));
             }
         }
-        if self.spent_s() < self.request.plan.budget_s
-            && let Some(probe) = self.least_known(&visits)
-        {
-            return Some(Work::Visit(probe));
+        if self.spent_s() >= self.request.plan.budget_s {
+            return None;
         }
-        self.next_network()
+        self.least_known(&visits).map(Work::Visit)
     }
 
+    /// The network with the fewest visits, in an order of its own.
     fn next_network(&self) -> Option<Work> {
+        let mut visits: BTreeMap<(Precision, usize), usize> = BTreeMap::new();
         for (&precision, networks) in &self.networks {
-            for index in 0..networks.len() {
-                let is_done = self.records.iter().any(|record| match record {
-                    Record::Network(network) => {
-                        network.disturbed.is_none()
-                            && (network.precision, network.index) == (precision, index)
-                    }
-                    Record::Roofs(_) | Record::Visit(_) => false,
-                });
-                if !is_done {
-                    return Some(Work::Network(precision, index));
-                }
+            visits.extend((0..networks.len()).map(|index| ((precision, index), 0)));
+        }
+        for record in &self.records {
+            if let Record::Network(network) = record
+                && network.disturbed.is_none()
+            {
+                let key = (network.precision, network.index);
+                *visits.entry(key).or_default() += 1;
             }
         }
-        None
+        let wanted = self.request.plan.network_visits;
+        let mut order: Vec<(Precision, usize)> = visits.keys().copied().collect();
+        let done = visits.values().min().copied().unwrap_or(0);
+        let seed = self.request.plan.seed.wrapping_add(done as u64);
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        let open = order.into_iter().filter(|key| visits[key] < wanted);
+        let fewest = open.min_by_key(|key| visits[key]);
+        fewest.map(|(precision, index)| Work::Network(precision, index))
     }
 
     /// The probe whose widest interval is the furthest beyond the target, if one is.
@@ -356,21 +398,15 @@ impl<'a> Run<'a> {
         self.journal.append(&record)?;
         self.records.push(record);
         if disturbed {
-            self.wait();
+            sleep(PAUSE);
         }
         Ok(())
     }
 
-    /// Gives other work on the machine time to end.
-    fn wait(&mut self) {
-        let pause = Duration::from_secs(1).min(PATIENCE - self.waited);
-        sleep(pause);
-        self.waited += pause;
-    }
-
     /// With no patience left, disturbed visits have to do.
     fn judged(&self, passes: &[PassRecord]) -> Option<String> {
-        disturbance(passes).filter(|_| self.waited < PATIENCE)
+        let patience_s = PATIENCE_S + PATIENCE_SHARE * self.request.plan.budget_s;
+        disturbance(passes).filter(|_| self.lost_s() < patience_s)
     }
 
     fn work_folder(&self) -> PathBuf {
@@ -388,6 +424,11 @@ impl<'a> Run<'a> {
             for kind in [PhaseKind::Prefill, PhaseKind::Decode] {
                 bench.reference(precision, kind, plan)?;
             }
+            let baseline = baseline(precision, self.request.model);
+            bench.network(
+                baseline_file(precision).trim_end_matches(".onnx"),
+                &baseline,
+            )?;
             let networks = self.networks.get(&precision).into_iter().flatten();
             for (index, subnet) in networks.enumerate() {
                 bench.network(&format!("network-{precision}-{index}"), subnet)?;
@@ -482,37 +523,41 @@ impl<'a> Run<'a> {
         precision: Precision,
         index: usize,
     ) -> Result<NetworkRecord, ProfilerError> {
+        let clock = Instant::now();
         let (plan, model) = (self.request.plan, self.request.model);
         let session = self.session();
         let workload = plan.workload;
+        let is_first = !self.records.iter().any(|record| match record {
+            Record::Network(network) => {
+                (network.precision, network.index) == (precision, index)
+                    && network.peak_memory_bytes.is_some()
+            }
+            Record::Roofs(_) | Record::Visit(_) => false,
+        });
         let bench = self.bench()?;
         let graph = bench.file(&format!("network-{precision}-{index}.onnx"));
-        let [prefill, decode] = network_phases(&workload);
         let job = VisitJob {
-            references: vec![
-                bench.reference(precision, PhaseKind::Prefill, plan)?,
-                bench.reference(precision, PhaseKind::Decode, plan)?,
-            ],
+            references: vec![bench.file(&baseline_file(precision))],
             graphs: vec![graph.clone()],
-            phases: vec![(prefill, 0), (decode, 1)],
+            phases: network_phases(&workload).map(|phase| (phase, 0)).into(),
             pass_us: plan.network_pass_us,
             session,
             vocab_size: model.vocab_size,
             seed: plan.seed,
         };
         let passes = job.run(&mut self.agent)?;
-        let peak = peak_memory(
-            self.request.agent,
-            graph,
-            session,
-            &workload,
-            model.vocab_size,
-        )?;
+        let peak = if is_first {
+            let command = self.request.agent;
+            peak_memory(command, graph, session, &workload, model.vocab_size)?
+        } else {
+            None
+        };
         Ok(NetworkRecord {
             precision,
             index,
             disturbed: self.judged(&passes),
             passes,
+            seconds: clock.elapsed().as_secs_f64(),
             peak_memory_bytes: peak,
         })
     }
@@ -527,6 +572,10 @@ impl<'a> Run<'a> {
         }
         .table()
     }
+}
+
+fn baseline_file(precision: Precision) -> String {
+    format!("baseline-{precision}.onnx")
 }
 
 /// The two phases at which a whole network is measured.

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use lathe_arch::{BlockShape, Phase, Precision, SubnetConfig};
+use lathe_arch::{BlockShape, Phase, Precision, SubnetConfig, Workload};
 use lathe_latency::{
-    Bound, Calibration, CalibrationPoint, DeviceFingerprint, Entry, LatencyTable, MemoryModel,
-    MemoryPoint, ModelDescription, PhaseKind, Protocol, Reference, Roof, RuntimeFingerprint,
-    TABLE_VERSION, context_bytes,
+    Baseline, Bound, Calibration, CalibrationPoint, DeviceFingerprint, Entry, LatencyTable,
+    MemoryModel, MemoryPoint, ModelDescription, PhaseKind, Protocol, Reference, Roof,
+    RuntimeFingerprint, TABLE_VERSION, context_bytes,
 };
 
 use crate::ProfileRequest;
-use crate::plan::{Probe, kind};
+use crate::plan::{Probe, baseline, kind};
 use crate::price::{References, reference_us, shares, statistics};
 use crate::smooth::{Noisy, smooth};
-use crate::statistics::median;
+use crate::statistics::{median, quantile};
 use crate::visit::{NetworkRecord, Record, RoofsRecord, VisitRecord};
 
 /// A share of the roof above which a decode's weights must have come from a cache.
@@ -63,7 +63,10 @@ impl Assembly<'_> {
                 disturbed_visits,
                 memory_bytes_per_second: roofs.memory_bytes_per_second,
                 operations_per_second: roofs.operations_per_second,
+                package_watts: self.package_watts(),
+                conditions: self.request.conditions.to_vec(),
                 references,
+                baselines: self.baselines(),
                 repeatability: None,
             },
         };
@@ -103,8 +106,40 @@ impl Assembly<'_> {
                 references.add(visit.probe.block.precision(), pass);
             }
         }
-        // Networks may run at other prompts than blocks: those make no reference.
         references
+    }
+
+    /// The baseline networks' latencies over the whole profile.
+    fn baselines(&self) -> Vec<Baseline> {
+        let mut latencies: BTreeMap<(Precision, Phase), Vec<f64>> = BTreeMap::new();
+        for record in self.network_records() {
+            for pass in &record.passes {
+                let turns = pass.turns_us();
+                let runs = turns.iter().filter_map(|turn| turn.first().copied());
+                let key = (record.precision, pass.phase);
+                latencies.entry(key).or_default().extend(runs);
+            }
+        }
+        let all = latencies.into_iter();
+        all.map(|((precision, phase), latencies_us)| Baseline {
+            precision,
+            phase,
+            median_us: median(&latencies_us),
+            samples: latencies_us.len(),
+        })
+        .collect()
+    }
+
+    /// Mean power over all visits, where it was counted.
+    fn package_watts(&self) -> Option<f64> {
+        let environments = || {
+            let passes = self.visits().flat_map(|visit| &visit.passes);
+            passes.map(|pass| &pass.environment)
+        };
+        let counted = environments().map(|environment| environment.energy_uj);
+        let energy_uj: u64 = counted.sum::<Option<u64>>()?;
+        let wall_us: u64 = environments().map(|environment| environment.wall_us).sum();
+        (wall_us > 0 && energy_uj > 0).then(|| energy_uj as f64 / wall_us as f64)
     }
 
     fn roofs(&self) -> Roofs {
@@ -178,27 +213,31 @@ impl Assembly<'_> {
         precision: Precision,
         phase: PhaseKind,
     ) -> Vec<CalibrationPoint> {
-        let plan = self.request.plan;
-        let records = self.network_records().filter(|r| r.precision == precision);
-        let point = |record: &NetworkRecord| {
-            let subnet = self.networks.get(&precision)?.get(record.index)?;
-            let pass = record
-                .passes
+        let (plan, model) = (self.request.plan, self.request.model);
+        let networks = self.networks.get(&precision).into_iter().flatten();
+        let point = |(index, subnet): (usize, &SubnetConfig)| {
+            let records = self.network_records();
+            let records = records.filter(|r| (r.precision, r.index) == (precision, index));
+            let passes = records.flat_map(|record| &record.passes);
+            let passes: Vec<_> = passes.filter(|pass| kind(&pass.phase) == phase).collect();
+            let at = passes.first()?.phase;
+            let level_us = baseline_us(table, precision, at, &plan.workload)?;
+            let shares: Vec<f64> = passes
                 .iter()
-                .find(|pass| kind(&pass.phase) == phase)?;
+                .flat_map(|pass| shares(pass, [0, 1]))
+                .collect();
             let prediction = table.predict(subnet, &plan.workload).ok()?;
-            let level_us = reference_us(&table.protocol.references, precision, pass.phase)?;
             Some(CalibrationPoint {
                 sum_us: match phase {
                     PhaseKind::Prefill => prediction.ttft_sum_us,
                     PhaseKind::Decode => prediction.tpot_sum_us,
                 },
-                measured_us: level_us * median(&shares(pass, [0, 1])),
-                flops: subnet.flops(self.request.model, &pass.phase),
-                parameters: subnet.parameters(self.request.model),
+                measured_us: level_us * median(&shares),
+                flops: subnet.flops(model, &at),
+                parameters: subnet.parameters(model),
             })
         };
-        records.filter_map(point).collect()
+        networks.enumerate().filter_map(point).collect()
     }
 
     fn memory_points(&self, precision: Precision) -> Vec<MemoryPoint> {
@@ -215,6 +254,25 @@ impl Assembly<'_> {
         };
         records.filter_map(point).collect()
     }
+}
+
+/// The latency of the baseline network: as measured, or as predicted for another workload.
+pub(crate) fn baseline_us(
+    table: &LatencyTable,
+    precision: Precision,
+    phase: Phase,
+    workload: &Workload,
+) -> Option<f64> {
+    let mut baselines = table.protocol.baselines.iter();
+    if let Some(measured) = baselines.find(|b| b.precision == precision && b.phase == phase) {
+        return Some(measured.median_us);
+    }
+    let subnet = baseline(precision, &table.model.dimensions);
+    let prediction = table.predict(&subnet, workload).ok()?;
+    Some(match kind(&phase) {
+        PhaseKind::Prefill => prediction.ttft_us,
+        PhaseKind::Decode => prediction.tpot_us,
+    })
 }
 
 fn noisy(entry: &Entry) -> Noisy {
@@ -246,9 +304,10 @@ struct Roofs {
 
 impl Roofs {
     fn of(record: &RoofsRecord) -> Self {
+        // Limits are what the device can do: the fastest run of each.
         let seconds = |runs: &[u64]| {
             let runs: Vec<f64> = runs.iter().map(|ns| *ns as f64 / 1e9).collect();
-            median(&runs).max(1e-9)
+            quantile(&runs, 0.0).max(1e-9)
         };
         let rates = record.operations.iter();
         let rate = |(precision, operations, runs): &(Precision, u64, Vec<u64>)| {

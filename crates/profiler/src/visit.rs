@@ -68,6 +68,8 @@ pub(crate) struct NetworkRecord {
     pub index: usize,
     /// Turns of reference and network, for prefill and decode.
     pub passes: Vec<PassRecord>,
+    /// Wall time with loading.
+    pub seconds: f64,
     /// Largest resident memory in bytes, where the system tells.
     pub peak_memory_bytes: Option<u64>,
     pub disturbed: Option<String>,
@@ -209,6 +211,7 @@ mod tests {
             cpu_pressure_us: Some(5_000),
             steal_ticks: Some(0),
             involuntary_switches: Some(9),
+            energy_uj: None,
         };
         assert_eq!(pass(quiet).disturbance(), None);
         let busy = Environment {

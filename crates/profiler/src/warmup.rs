@@ -50,7 +50,8 @@ mod tests {
         let mut slow = vec![2000.0, 1500.0, 1300.0];
         slow.extend(&steady);
         assert_eq!(warmup_length(&slow), 3);
-        let spread = |i: u32| 1000.0 * (1.0 + 0.2 * f64::from(i * 2_654_435_761 % 97) / 97.0);
+        let spread =
+            |i: u32| 1000.0 * (1.0 + 0.2 * f64::from(i.wrapping_mul(2_654_435_761) % 97) / 97.0);
         let noisy: Vec<f64> = (0..40u32).map(|i| spread(i % 7 * 31 + i)).collect();
         assert_eq!(warmup_length(&noisy), 0);
         assert_eq!(warmup_length(&[]), 0);

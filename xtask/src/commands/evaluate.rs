@@ -1,4 +1,4 @@
-use lathe_arch::SubnetConfig;
+use lathe_arch::{Precision, SubnetConfig};
 use lathe_fetch::Cache;
 use lathe_supernet::{Evaluator, Split};
 use serde_json::json;
@@ -17,6 +17,10 @@ pub fn run(arguments: &Evaluate) -> anyhow::Result<()> {
         Some(path) => lathe_compress::read_subnet(path, prepared.model())?,
         None => SubnetConfig::full(prepared.model()),
     };
+    anyhow::ensure!(
+        subnet.common_precision() == Some(Precision::F32),
+        "--subnet: it has int8 or int4 weights, and quality is scored in f32 only: remove `precision` and `head_precision` to score its structure"
+    );
     let windows = prepared.windows(Split::Test, arguments.tokens)?;
     steps.show("running the full model", 0, 1);
     let evaluator = Evaluator::new(&prepared.supernet, &windows)?;

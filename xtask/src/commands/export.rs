@@ -17,6 +17,10 @@ pub fn run(arguments: &Export) -> anyhow::Result<()> {
         Some(path) => lathe_compress::read_subnet(path, prepared.model())?,
         None => SubnetConfig::full(prepared.model()).named(&prepared.name),
     };
+    let subnet = match arguments.precision {
+        Some(precision) => subnet.with_precision(precision),
+        None => subnet,
+    };
     let cut = prepared.supernet.cut(&subnet)?;
     steps.show("writing", 0, 1);
     let exported = match arguments.format {

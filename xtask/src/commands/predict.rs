@@ -1,4 +1,4 @@
-use lathe_arch::SubnetConfig;
+use lathe_arch::{LogitRows, SubnetConfig};
 use lathe_latency::LatencyTable;
 
 use super::print_json;
@@ -11,13 +11,18 @@ pub fn run(arguments: &Predict) -> anyhow::Result<()> {
         Some(path) => lathe_compress::read_subnet(path, model)?,
         None => SubnetConfig::full(model),
     };
-    let prediction = table.predict(&subnet, &arguments.workload)?;
+    let rows = if arguments.all_logits {
+        LogitRows::All
+    } else {
+        LogitRows::Last
+    };
+    let prediction = table.predict_with_logits(&subnet, &arguments.workload, rows)?;
     if arguments.json {
         return print_json(&prediction);
     }
     let ms = |us: f64| us / 1000.0;
     println!(
-        "{} on {} at {}",
+        "{} on {} at {}, with 90 % intervals",
         table.model.name, table.device.name, arguments.workload
     );
     println!(
@@ -30,9 +35,12 @@ pub fn run(arguments: &Predict) -> anyhow::Result<()> {
         ms(prediction.tpot_us),
         ms(prediction.tpot_half_width_us)
     );
+    if let Some(bytes) = prediction.peak_memory_bytes {
+        println!("peak memory            {:9.1} MB", bytes / 1e6);
+    }
     println!("whole workload         {:9.2} ms", ms(prediction.total_us));
     if prediction.is_interpolated {
-        println!("some widths lie between measured widths");
+        println!("some widths or heads lie between measured ones");
     }
     Ok(())
 }

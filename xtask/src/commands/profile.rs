@@ -3,7 +3,10 @@ use std::path::Path;
 use lathe_arch::{SearchSpace, SpaceSpec};
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
-use lathe_profiler::{ProfilePlan, ProfileRequest, profile, profile_twice};
+use lathe_profiler::{
+    Agent, AgentCommand, DeviceSpec, ProfilePlan, ProfileRequest, Verdict, preflight, profile,
+    profile_twice,
+};
 use lathe_supernet::checkpoint::read_config;
 
 use super::print_json;
@@ -22,7 +25,11 @@ pub fn run(arguments: &Profile) -> anyhow::Result<()> {
         .clone()
         .unwrap_or_else(|| SpaceSpec::standard(&model));
     let space = SearchSpace::new(&model, &spec.name, &choices)?;
-    let blocks = ProfilePlan::grid(&space, &model, &arguments.precision);
+    let blocks = if arguments.quick {
+        ProfilePlan::blocks(&space, &arguments.precision)
+    } else {
+        ProfilePlan::grid(&space, &model, &arguments.precision)
+    };
     let plan = plan(arguments, blocks).within(&model);
     let limit = model.max_position_embeddings;
     anyhow::ensure!(
@@ -33,17 +40,20 @@ pub fn run(arguments: &Profile) -> anyhow::Result<()> {
         !plan.batches.is_empty() && !plan.batches.contains(&0),
         "--batch: expected at least 1"
     );
+    plan.check_workload()?;
     let folder = Path::new("runs").join(format!("{}-{}", spec.name, device.name));
     let out = arguments
         .out
         .clone()
         .unwrap_or_else(|| folder.join("table.yaml"));
+    let conditions = check_device(arguments, &agent, &device)?;
     let mut steps = Steps::new();
     let request = ProfileRequest {
         agent: &agent,
         device: &device,
         model_name: &spec.name,
         model: &model,
+        conditions: &conditions,
         plan: &plan,
         out: &out,
         resume: arguments.resume,
@@ -61,6 +71,27 @@ pub fn run(arguments: &Profile) -> anyhow::Result<()> {
     print(&table);
     println!("\nwrote {}", out.display());
     Ok(())
+}
+
+/// Says what stands out about the device before it is measured; `--strict` refuses to measure one
+/// that is not fit.
+fn check_device(
+    arguments: &Profile,
+    agent: &AgentCommand,
+    device: &DeviceSpec,
+) -> anyhow::Result<Vec<String>> {
+    let inspection = Agent::start(agent)?.inspect()?;
+    let preflight = preflight(&inspection, device.threads(), None);
+    for finding in &preflight.findings {
+        eprintln!("{}: {} {}", finding.severity, finding.what, finding.remedy);
+    }
+    let verdict = preflight.verdict();
+    anyhow::ensure!(
+        !arguments.strict || verdict == Verdict::Fit,
+        "--strict: the device is {verdict}"
+    );
+    let findings = preflight.findings.into_iter();
+    Ok(findings.map(|finding| finding.what).collect())
 }
 
 /// The standard plan with what the command line says otherwise.
@@ -110,6 +141,10 @@ fn print(table: &LatencyTable) {
         "\n{} visits, {} more were disturbed and thrown away",
         protocol.visits, protocol.disturbed_visits
     );
+    match protocol.package_watts {
+        Some(watts) => println!("the processors take {watts:.1} W"),
+        None => println!("energy: the device offers no counter"),
+    }
     let giga = 1e9;
     println!(
         "memory is read at {:.1} GB/s",

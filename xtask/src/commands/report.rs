@@ -1,11 +1,13 @@
 use std::path::Path;
 
 use lathe_arch::{SearchSpace, SpaceSpec};
-use lathe_compress::{StudyReport, Summary};
+use lathe_compress::{StudyReport, Summary, Validation};
 use lathe_fetch::ModelSpec;
 use lathe_latency::LatencyTable;
 use lathe_search::Study;
+use serde::de::DeserializeOwned;
 
+use super::validate::HELD_OUT;
 use crate::arguments::Report;
 use crate::context;
 
@@ -16,6 +18,7 @@ pub fn run(arguments: &Report) -> anyhow::Result<()> {
         .table
         .clone()
         .unwrap_or_else(|| folder.join("table.yaml"));
+    let held_out = table.with_extension(HELD_OUT);
     let table = LatencyTable::load(&table)?;
     let name = arguments.model.as_ref().unwrap_or(&table.model.name);
     // A model given by path has no entry in models/; its space is the standard one.
@@ -25,13 +28,16 @@ pub fn run(arguments: &Report) -> anyhow::Result<()> {
     let model = &table.model.dimensions;
     let choices = choices.unwrap_or_else(|| SpaceSpec::standard(model));
     let space = SearchSpace::new(model, &table.model.name, &choices)?;
-    let summary = read_summary(&folder.join("summary.json"))?;
+    let summary: Option<Summary> = read_json(&folder.join("summary.json"))?;
+    // What `validate` left beside the table is the larger measurement.
+    let validation: Option<Validation> = read_json(&held_out)?;
+    let validation = validation.as_ref();
     StudyReport {
         table: &table,
         space: &space,
         study: &study,
         workload: arguments.workload,
-        validation: summary.as_ref().map(|summary| &summary.validation),
+        validation: validation.or(summary.as_ref().map(|summary| &summary.validation)),
         summary: summary.as_ref(),
     }
     .write(&arguments.out)?;
@@ -39,12 +45,14 @@ pub fn run(arguments: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a quickstart left beside its study.
-fn read_summary(path: &Path) -> anyhow::Result<Option<Summary>> {
+/// What an earlier command left, if it did.
+fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
     if !path.is_file() {
         return Ok(None);
     }
     let text = std::fs::read(path)?;
-    let summary = serde_json::from_slice(&text);
-    summary.map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+    let value = serde_json::from_slice(&text);
+    value
+        .map(Some)
+        .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
 }

@@ -1,5 +1,5 @@
 use lathe_arch::Precision;
-use lathe_compress::{PhaseValidation, Validation, ValidationPlan};
+use lathe_compress::{PhaseValidation, Validation, ValidationPlan, write_json};
 use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
 use lathe_profiler::{Agent, Agreement, fingerprint};
@@ -8,6 +8,9 @@ use super::print_json;
 use crate::arguments::Validate;
 use crate::context;
 use crate::progress::Steps;
+
+/// Ends the name of the file that the report takes its scatter plots from.
+pub const HELD_OUT: &str = "held-out.json";
 
 pub fn run(arguments: &Validate) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
@@ -48,10 +51,15 @@ pub fn run(arguments: &Validate) -> anyhow::Result<()> {
     };
     let validation = plan.run(&mut |label, done, total| steps.show(label, done, total))?;
     steps.finish();
+    write_json(&arguments.table.with_extension(HELD_OUT), &validation)?;
     if arguments.json {
         return print_json(&validation);
     }
     print(&validation);
+    println!(
+        "\nwrote {}, which `cargo xtask report` draws",
+        arguments.table.with_extension(HELD_OUT).display()
+    );
     Ok(())
 }
 

@@ -5,12 +5,15 @@ use std::time::Instant;
 
 use lathe_agent::Environment;
 
+use super::inspect::{EnergyReading, SystemFiles};
+
 /// Counters at one moment.
 pub struct Reading {
     clock: Instant,
     cpu_pressure_us: Option<u64>,
     steal_ticks: Option<u64>,
     involuntary_switches: Option<u64>,
+    energy: EnergyReading,
 }
 
 impl Reading {
@@ -20,6 +23,7 @@ impl Reading {
             cpu_pressure_us: cpu_pressure_us(),
             steal_ticks: steal_ticks(),
             involuntary_switches: status_field("nonvoluntary_ctxt_switches:"),
+            energy: EnergyReading::now(&SystemFiles::below("/")),
         }
     }
 
@@ -30,6 +34,10 @@ impl Reading {
             cpu_pressure_us: delta(self.cpu_pressure_us, before.cpu_pressure_us),
             steal_ticks: delta(self.steal_ticks, before.steal_ticks),
             involuntary_switches: delta(self.involuntary_switches, before.involuntary_switches),
+            energy_uj: self
+                .energy
+                .joules_since(&before.energy)
+                .map(|joules| (joules * 1e6) as u64),
         }
     }
 }

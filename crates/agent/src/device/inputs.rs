@@ -84,7 +84,7 @@ pub fn bind(
     let memory = session.allocator().memory_info();
     for output in session.outputs() {
         if !output.name().starts_with("present.") {
-            binding.bind_output_to_device(output.name(), &memory)?;
+            binding.bind_output_to_device(output.name(), memory)?;
         }
     }
     Ok(binding)

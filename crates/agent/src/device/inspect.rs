@@ -18,8 +18,8 @@ mod tests;
 mod thermal;
 
 use activity::Ticks;
-use energy::EnergyReading;
-use files::SystemFiles;
+pub use energy::EnergyReading;
+pub use files::SystemFiles;
 
 /// How long the processors are watched.
 const WINDOW: Duration = Duration::from_millis(200);
