@@ -246,7 +246,7 @@ fn damaged_files_are_named_with_their_field() {
     for (damaged, word) in [
         (text[..text.len() / 2].to_owned(), "bad.yaml"),
         (text.replacen("median_us: ", "median_us: -", 1), "median_us"),
-        (text.replacen("version: 1", "version: 7", 1), "version"),
+        (text.replacen("version: 2", "version: 7", 1), "version"),
     ] {
         let table = write("bad.yaml", &damaged);
         let message = desk.fails(&["predict", "--table", &table]);
