@@ -75,8 +75,8 @@ fn the_tiny_model_agrees() {
 }
 
 /// Quantised weights give nearly the logits of the f32 weights that they stand for, embedding and
-/// head included. The bounds are a few times what blocks of 32 weights are expected to lose over
-/// three layers of random weights.
+/// head included. A product in blocks of 32 random weights loses 0.7 % in int8 and 8 % in int4, and
+/// a token passes 22 products; logits that have nothing to do with the exact ones are off by 1.4.
 #[test]
 fn quantised_exports_stay_near_the_model() {
     let (checkpoint, supernet) = lathe_tests::tiny();
@@ -95,8 +95,8 @@ fn quantised_exports_stay_near_the_model() {
             squares.sum::<f32>().sqrt() / norm
         };
         let (int8, int4) = (error(Precision::Int8), error(Precision::Int4));
-        assert!(0.0 < int8 && int8 < 0.05, "int8 is off by {int8}");
-        assert!(int8 < int4 && int4 < 0.5, "int4 is off by {int4}");
+        assert!(0.0 < int8 && int8 < 0.1, "int8 is off by {int8}");
+        assert!(int8 < int4 && int4 < 0.9, "int4 is off by {int4}");
     }
 }
 
