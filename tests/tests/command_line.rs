@@ -77,22 +77,16 @@ impl Desk {
 
     fn profile(&self) -> String {
         let (model, table) = (self.model(), self.text("table.yaml"));
-        self.succeeds(&[
-            "profile",
-            "--model",
-            &model,
-            "--quick",
-            "--minutes",
-            "0",
-            "--networks",
-            "4",
-            "--precision",
-            "f32",
-            "--out",
-            &table,
-        ]);
+        self.succeeds(&short_profile(&model, &table, "f32"));
         table
     }
+}
+
+/// The shortest profile that still has everything in it.
+fn short_profile<'a>(model: &'a str, table: &'a str, precision: &'a str) -> Vec<&'a str> {
+    let blocks = ["profile", "--model", model, "--quick", "--minutes", "0"];
+    let rest = ["--networks", "4", "--precision", precision, "--out", table];
+    [blocks, rest].concat()
 }
 
 #[test]
@@ -366,20 +360,7 @@ fn ctrl_c_keeps_what_is_finished() {
     let desk = Desk::new();
     let (model, table) = (desk.model(), desk.text("table.yaml"));
     let journal = desk.path("table.samples.jsonl");
-    let arguments = [
-        "profile",
-        "--model",
-        &model,
-        "--quick",
-        "--minutes",
-        "0",
-        "--networks",
-        "4",
-        "--precision",
-        "f32",
-        "--out",
-        &table,
-    ];
+    let arguments = short_profile(&model, &table, "f32");
     let mut child = desk
         .command(&arguments)
         .stderr(std::process::Stdio::null())
@@ -413,22 +394,10 @@ fn a_killed_profile_ends_with_the_same_coverage() {
     use std::time::Duration;
     let desk = Desk::new();
     let model = desk.model();
-    let arguments = |table: &str| -> Vec<String> {
-        let arguments = ["profile", "--model", &model, "--quick", "--minutes", "0"];
-        let arguments = arguments.into_iter().chain(["--precision", "f32"]);
-        let arguments = arguments.chain(["--networks", "4", "--out", table]);
-        arguments.map(str::to_owned).collect()
-    };
     let whole = desk.text("whole.yaml");
-    desk.succeeds(
-        &arguments(&whole)
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>(),
-    );
+    desk.succeeds(&short_profile(&model, &whole, "f32"));
     let table = desk.text("killed.yaml");
-    let again = [arguments(&table), vec!["--resume".to_owned()]].concat();
-    let again: Vec<&str> = again.iter().map(String::as_str).collect();
+    let again = [short_profile(&model, &table, "f32"), vec!["--resume"]].concat();
     // Killed without warning, at three moments.
     for milliseconds in [150, 700, 1900] {
         let mut child = desk
@@ -465,29 +434,17 @@ fn a_killed_profile_ends_with_the_same_coverage() {
 fn a_profile_covers_batches_precisions_and_repeats_itself() {
     let desk = Desk::new();
     let (model, table) = (desk.model(), desk.text("table.yaml"));
-    let arguments = [
-        "profile",
-        "--model",
-        &model,
-        "--quick",
-        "--minutes",
-        "0",
-        "--networks",
-        "4",
+    let lengths = [
         "--prompt",
         "8,32",
         "--depth",
         "0,16,64",
-        "--batch",
-        "1,2",
-        "--precision",
-        "f32,int4",
         "--workload",
         "16+8",
-        "--aa",
-        "--out",
-        &table,
     ];
+    let more = ["--batch", "1,2", "--aa"];
+    let arguments = short_profile(&model, &table, "f32,int4");
+    let arguments = [&arguments[..], &lengths, &more].concat();
     desk.succeeds(&arguments);
     let table = LatencyTable::load(Path::new(&table)).unwrap();
     for batch in [1, 2] {
@@ -511,22 +468,8 @@ fn a_profile_covers_batches_precisions_and_repeats_itself() {
 fn validation_names_every_predictor_and_the_noise_floor() {
     let desk = Desk::new();
     let (model, table) = (desk.model(), desk.text("table.yaml"));
-    desk.succeeds(&[
-        "profile",
-        "--model",
-        &model,
-        "--quick",
-        "--minutes",
-        "0",
-        "--networks",
-        "4",
-        "--precision",
-        "int8",
-        "--workload",
-        "32+16",
-        "--out",
-        &table,
-    ]);
+    let profile = short_profile(&model, &table, "int8");
+    desk.succeeds(&[&profile[..], &["--workload", "32+16"]].concat());
     let arguments = [
         "validate",
         "--table",
@@ -594,20 +537,7 @@ fn visits_that_other_work_disturbs_are_thrown_away() {
     }
     let desk = Desk::new();
     let (model, out) = (desk.model(), desk.text("table.yaml"));
-    let arguments = [
-        "profile",
-        "--model",
-        &model,
-        "--quick",
-        "--minutes",
-        "0",
-        "--networks",
-        "0",
-        "--precision",
-        "f32",
-        "--out",
-        &out,
-    ];
+    let arguments = short_profile(&model, &out, "f32");
     let hogs = Hogs::new();
     let mut child = desk
         .command(&arguments)

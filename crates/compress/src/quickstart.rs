@@ -225,7 +225,7 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
             rounds: job.effort.validation_rounds,
             seed: SEED,
             is_compared: false,
-            work: &table_path(job),
+            work: &job.folder.join("held-out"),
         };
         validation.run(progress)
     })?;

@@ -104,7 +104,7 @@ pub struct ValidationPlan<'a> {
     pub seed: u64,
     /// Whether lone blocks and differenced chains are measured for comparison.
     pub is_compared: bool,
-    /// Begins the names of the files made meanwhile.
+    /// Begins the names of the files made meanwhile, and of nothing else.
     pub work: &'a Path,
 }
 
@@ -124,7 +124,7 @@ impl ValidationPlan<'_> {
             &table.model.dimensions,
             &blocks.collect::<Vec<_>>(),
             table.runtime.threads,
-            &self.work.with_extension("structure.work"),
+            &self.work.with_added_extension("structure.work"),
         )?;
         let precisions = self.precisions.iter();
         let precisions = precisions.map(|&precision| self.precision(precision, progress));
@@ -156,7 +156,7 @@ impl ValidationPlan<'_> {
             workload: self.workload,
             rounds: self.rounds,
             seed: self.seed,
-            work: &self.work.with_extension(format!("{precision}.validation")),
+            work: &self.work.with_added_extension(precision.name()),
         };
         let label = format!("measuring {precision} sub-networks");
         let measured = held_out.measure(|done, total| progress(&label, done, total))?;

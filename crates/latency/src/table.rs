@@ -294,13 +294,19 @@ impl LatencyTable {
     fn check_protocol(&self) -> Result<(), LatencyError> {
         let protocol = &self.protocol;
         let rates = protocol.operations_per_second.values();
+        let repeatability = protocol
+            .repeatability
+            .iter()
+            .flat_map(|r| [r.median, r.p95, r.worst, r.raw_median, r.raw_p95]);
         let references = protocol.references.iter().map(|r| r.median_us);
         let levels = references.chain(protocol.baselines.iter().map(|b| b.median_us));
         let values = rates
             .copied()
             .map(|rate| ("operations_per_second", rate))
             .chain(levels.map(|level| ("references", level)))
-            .chain([("memory_bytes_per_second", protocol.memory_bytes_per_second)]);
+            .chain([("memory_bytes_per_second", protocol.memory_bytes_per_second)])
+            .chain(protocol.package_watts.map(|watts| ("package_watts", watts)))
+            .chain(repeatability.map(|share| ("repeatability", share)));
         for (field, value) in values {
             if !(value.is_finite() && value >= 0.0) {
                 return Err(LatencyError::Field {

@@ -18,6 +18,37 @@ pub(crate) struct Linear {
     pub precision: Precision,
 }
 
+/// The projections of one block.
+pub(crate) struct Projections {
+    pub layer: usize,
+    /// `attn` or `mlp`.
+    pub block: &'static str,
+    pub precision: Precision,
+}
+
+impl Projections {
+    /// Adds the product of `input` with the block's matrix `part`, `[inputs, outputs]`.
+    pub fn apply(
+        &self,
+        graph: &mut GraphBuilder,
+        part: &str,
+        role: TensorRole,
+        [inputs, outputs]: [usize; 2],
+        input: &str,
+    ) -> String {
+        let Self { layer, block, .. } = self;
+        let linear = Linear {
+            weight: format!("model.layers.{layer}.{block}.{part}.MatMul"),
+            role,
+            inputs,
+            outputs,
+            precision: self.precision,
+        };
+        let node = format!("/model/layers.{layer}/{block}/{part}/MatMul");
+        linear.apply(graph, &node, input)
+    }
+}
+
 impl Linear {
     /// Adds the product of `input` with the matrix under the name `node`; returns its output.
     pub fn apply(&self, graph: &mut GraphBuilder, node: &str, input: &str) -> String {

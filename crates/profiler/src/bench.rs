@@ -28,19 +28,14 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// An empty folder at `folder`; what a killed run left there is removed.
+    /// A folder at `folder` without graphs; those that a killed run left there are removed.
     pub fn new(folder: &Path, model: &ModelConfig, seed: u64) -> Result<Self, ProfilerError> {
         let failed = |source| ProfilerError::Io {
             path: folder.to_owned(),
             source,
         };
-        match fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(failed(error));
-            }
-            Ok(()) | Err(_) => {}
-        }
         fs::create_dir_all(folder).map_err(failed)?;
+        remove_graphs(folder).map_err(failed)?;
         Ok(Self {
             folder: folder.to_owned(),
             model: model.clone(),
@@ -134,7 +129,7 @@ impl Bench {
 
     /// Writes a whole sub-network, as an export would write it.
     pub fn network(&mut self, name: &str, subnet: &SubnetConfig) -> Result<PathBuf, ProfilerError> {
-        let path = self.folder.join(format!("{name}.onnx"));
+        let path = self.graph(name);
         let network = Network {
             model: &self.model,
             subnet,
@@ -160,17 +155,35 @@ impl Bench {
         Ok(())
     }
 
-    /// A file of this folder.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+    /// The graph called `name`.
+    pub fn graph(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.onnx"))
     }
 }
 
 impl Drop for Bench {
     /// The graphs are of no use once all is measured; what cannot be deleted does no harm.
     fn drop(&mut self) {
-        let _left = fs::remove_dir_all(&self.folder);
+        let _left = remove_graphs(&self.folder).and_then(|()| fs::remove_dir(&self.folder));
     }
+}
+
+/// Removes graphs, weights and unfinished files, and nothing else: the folder's name follows from
+/// one that the user chose, and something of theirs may lie there.
+fn remove_graphs(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_ours = path
+            .extension()
+            .is_some_and(|extension| extension == "onnx")
+            || name == WEIGHTS_FILE
+            || name.starts_with(".tmp");
+        if is_ours && path.is_file() {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The network without blocks has no biases, and its matrices lie in the shared file.
@@ -183,5 +196,30 @@ impl WeightSource for NoWeights {
 
     fn output_bias(&self, _layer: usize, _block: BlockKind) -> Option<Vec<f32>> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_graphs_and_weights_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = folder.path().join("table.work");
+        let model = ModelConfig::smollm2_135m();
+        fs::create_dir(&work).unwrap();
+        for name in ["old.onnx", WEIGHTS_FILE, ".tmpAbc", "thesis.txt"] {
+            fs::write(work.join(name), "x").unwrap();
+        }
+        let bench = Bench::new(&work, &model, 1).unwrap();
+        assert!(!work.join("old.onnx").exists() && !work.join(WEIGHTS_FILE).exists());
+        drop(bench);
+        let left = fs::read_dir(&work).unwrap().flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        assert_eq!(left, ["thesis.txt"]);
+        fs::remove_file(work.join("thesis.txt")).unwrap();
+        drop(Bench::new(&work, &model, 1).unwrap());
+        assert!(!work.exists());
     }
 }

@@ -1,4 +1,4 @@
-//! Whole networks that a table has not seen, measured beside its reference chains, and what other
+//! Whole networks that a table has not seen, measured beside its baseline network, and what other
 //! predictors make of them.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ use crate::price::shares;
 use crate::profile::{network_phases, peak_memory};
 use crate::statistics::{mean, median, median_ci95};
 use crate::table::baseline_us;
-use crate::visit::{NetworkRecord, PassRecord, Record, VisitJob, disturbance};
+use crate::visit::{NetworkRecord, PassRecord, Record, VisitJob, disturbance, networks};
 use crate::{AgentCommand, ProfilerError};
 
 /// Microseconds of turns for each phase of a visit.
@@ -47,7 +47,7 @@ pub struct HeldOut<'a> {
     pub rounds: usize,
     /// Seed of the orders.
     pub seed: u64,
-    /// Begins the names of the files made meanwhile.
+    /// Begins the names of the files made meanwhile, and of nothing else.
     pub work: &'a Path,
 }
 
@@ -104,7 +104,7 @@ impl HeldOut<'_> {
         &self,
         mut on_progress: impl FnMut(usize, usize),
     ) -> Result<Vec<MeasuredNetwork>, ProfilerError> {
-        let journal_path = self.work.with_extension("samples.jsonl");
+        let journal_path = self.work.with_added_extension("samples.jsonl");
         let header = Header {
             table: self.table,
             subnets: self.subnets,
@@ -128,11 +128,11 @@ impl HeldOut<'_> {
         for round in 0..self.rounds {
             order.shuffle(&mut rng);
             for &index in &order {
-                let visits = records.iter().filter(|r| is_visit(r, index));
+                let visits = networks(&records).filter(|visit| visit.index == index);
                 if visits.count() > round {
                     continue;
                 }
-                on_progress(records.iter().filter(|r| counts(r)).count(), total);
+                on_progress(networks(&records).count(), total);
                 let record = self.visit(&mut agent, &graphs, index, round, &records)?;
                 journal.append(&record)?;
                 records.push(record);
@@ -150,7 +150,7 @@ impl HeldOut<'_> {
 
     fn write_graphs(&self) -> Result<(Bench, Graphs), ProfilerError> {
         let model = &self.table.model.dimensions;
-        let mut bench = Bench::new(&self.work.with_extension("work"), model, self.seed)?;
+        let mut bench = Bench::new(&self.work.with_added_extension("work"), model, self.seed)?;
         let mut baselines = BTreeMap::new();
         for subnet in self.subnets {
             let precision = subnet.head_precision;
@@ -158,8 +158,8 @@ impl HeldOut<'_> {
             let name = format!("baseline-{precision}");
             baselines.insert(precision, bench.network(&name, &baseline)?);
         }
-        let networks = self.subnets.iter().enumerate();
-        let networks = networks.map(|(index, s)| bench.network(&format!("network-{index}"), s));
+        let subnets = self.subnets.iter().enumerate();
+        let networks = subnets.map(|(index, s)| bench.network(&format!("network-{index}"), s));
         let networks = networks.collect::<Result<_, _>>()?;
         bench.write_weights()?;
         Ok((
@@ -211,7 +211,7 @@ impl HeldOut<'_> {
             }
             passes = job().run(agent)?;
         }
-        let is_first = !records.iter().any(|r| is_visit(r, index));
+        let is_first = !networks(records).any(|visit| visit.index == index);
         let peak_memory_bytes = if is_first {
             peak_memory(
                 self.agent,
@@ -234,10 +234,7 @@ impl HeldOut<'_> {
     }
 
     fn network(&self, index: usize, records: &[Record]) -> Result<MeasuredNetwork, ProfilerError> {
-        let records = records.iter().filter_map(|record| match record {
-            Record::Network(network) if network.index == index => Some(network),
-            _ => None,
-        });
+        let records = networks(records).filter(|visit| visit.index == index);
         let records: Vec<&NetworkRecord> = records.collect();
         let precision = self.subnets[index].head_precision;
         let phase = |at: usize| -> Result<MeasuredPhase, ProfilerError> {
@@ -274,7 +271,11 @@ impl HeldOut<'_> {
         mut on_progress: impl FnMut(usize, usize),
     ) -> Result<Vec<NaiveSums>, ProfilerError> {
         let model = &self.table.model.dimensions;
-        let mut bench = Bench::new(&self.work.with_extension("naive.work"), model, self.seed)?;
+        let mut bench = Bench::new(
+            &self.work.with_added_extension("naive.work"),
+            model,
+            self.seed,
+        )?;
         let mut agent = Agent::start(self.agent)?;
         let shapes: BTreeSet<BlockShape> = self.subnets.iter().flat_map(blocks).collect();
         let phases = network_phases(&self.workload);
@@ -392,12 +393,4 @@ fn blocks(subnet: &SubnetConfig) -> impl Iterator<Item = BlockShape> + '_ {
     subnet
         .blocks()
         .chain(std::iter::once(subnet.head(LogitRows::Last)))
-}
-
-fn counts(record: &Record) -> bool {
-    matches!(record, Record::Network(network) if network.disturbed.is_none())
-}
-
-fn is_visit(record: &Record, index: usize) -> bool {
-    counts(record) && matches!(record, Record::Network(network) if network.index == index)
 }

@@ -1,10 +1,11 @@
 //! Plans what to measure, drives an agent on the device, and turns samples into a latency table.
 //!
-//! Blocks are priced in context: a block alone stays in the cache and looks cheaper than it is,
-//! so chains of distinct copies, several times the size of the last-level cache, are timed, and
-//! the price of a block is the slope between two chain lengths. All entries are visited in
-//! rounds, each round in a random order of its own. Every visit is appended to a journal beside
-//! the table, so that an interrupted profile goes on where it stopped.
+//! Blocks are priced in context: a block alone stays in the cache and looks cheaper than it is, so
+//! chains of distinct copies are timed, in turns with a reference chain that empties the caches,
+//! and a price is the slope between two chain lengths as a share of that reference. Whole networks
+//! are measured beside a baseline network in the same way; they calibrate the sums and validate
+//! them. Every visit is appended to a journal beside the table, so that an interrupted profile goes
+//! on where it stopped.
 
 mod agent;
 mod agreement;

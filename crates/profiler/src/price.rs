@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use lathe_arch::{Phase, Precision};
+use lathe_arch::{ModelConfig, Phase, Precision};
 use lathe_latency::{LatencyStatistics, Reference};
 
-use crate::plan::kind;
+use crate::plan::{Probe, ProfilePlan, kind};
 use crate::statistics::{median, median_absolute_deviation, median_ci95, quantile};
-use crate::visit::PassRecord;
+use crate::visit::{PassRecord, Record, visits};
 
 /// The phase at which a reference chain runs when a block is at `phase`: it has no KV cache, so
 /// the depth makes no difference to it.
@@ -85,6 +85,23 @@ pub(crate) fn shares(pass: &PassRecord, lengths: [usize; 2]) -> Vec<f64> {
         _ => None,
     };
     turns.iter().filter_map(share).collect()
+}
+
+/// The shares of all visits that count, by what was visited and at which phase.
+pub(crate) fn shares_of_visits(
+    records: &[Record],
+    plan: &ProfilePlan,
+    model: &ModelConfig,
+) -> BTreeMap<(Probe, Phase), Vec<f64>> {
+    let mut all: BTreeMap<(Probe, Phase), Vec<f64>> = BTreeMap::new();
+    for visit in visits(records) {
+        let lengths = plan.chain_lengths(&visit.probe, model);
+        for pass in &visit.passes {
+            let key = (visit.probe, pass.phase);
+            all.entry(key).or_default().extend(shares(pass, lengths));
+        }
+    }
+    all
 }
 
 /// Statistics of a price from its shares of a reference.

@@ -19,11 +19,12 @@ use crate::agent::Agent;
 use crate::bench::Bench;
 use crate::journal::Journal;
 use crate::plan::{Probe, ProfilePlan, baseline, reference_block};
-use crate::price::shares;
+use crate::price::shares_of_visits;
 use crate::statistics::{median, median_ci95, quantile};
 use crate::table::Assembly;
 use crate::visit::{
-    NetworkRecord, PassRecord, Record, RoofsRecord, VisitJob, VisitRecord, disturbance,
+    NetworkRecord, PassRecord, Record, RoofsRecord, VisitJob, VisitRecord, disturbance, networks,
+    visits,
 };
 use crate::{AgentCommand, DeviceSpec, ProfilerError, device};
 
@@ -243,31 +244,15 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn visits(&self) -> impl Iterator<Item = &VisitRecord> {
-        let visits = self.records.iter().filter_map(|record| match record {
-            Record::Visit(visit) => Some(visit),
-            Record::Roofs(_) | Record::Network(_) => None,
-        });
-        visits.filter(|visit| visit.disturbed.is_none())
-    }
-
     /// Seconds spent on visits to blocks that count.
     fn spent_s(&self) -> f64 {
-        self.visits().map(|visit| visit.seconds).sum()
+        visits(&self.records).map(|visit| visit.seconds).sum()
     }
 
     /// Seconds lost to visits that were disturbed, and to the pauses after them.
     fn lost_s(&self) -> f64 {
-        let lost = self.records.iter().map(|record| match record {
-            Record::Visit(visit) if visit.disturbed.is_some() => {
-                visit.seconds + PAUSE.as_secs_f64()
-            }
-            Record::Network(network) if network.disturbed.is_some() => {
-                network.seconds + PAUSE.as_secs_f64()
-            }
-            Record::Roofs(_) | Record::Visit(_) | Record::Network(_) => 0.0,
-        });
-        lost.sum()
+        let disturbed = self.records.iter().filter(|r| r.disturbed().is_some());
+        disturbed.map(|r| r.seconds() + PAUSE.as_secs_f64()).sum()
     }
 
     fn share_done(&self) -> f64 {
@@ -276,7 +261,7 @@ impl<'a> Run<'a> {
 
     /// Share of the time for blocks that is used; less than 1 while the first rounds are open.
     fn share_of_blocks(&self) -> f64 {
-        let visits = self.visits().count() as f64;
+        let visits = visits(&self.records).count() as f64;
         let first: usize = self.orders.iter().map(Vec::len).sum();
         let first_share = visits / first.max(1) as f64;
         let time_share = self.spent_s() / self.request.plan.budget_s.max(1e-9);
@@ -284,16 +269,12 @@ impl<'a> Run<'a> {
     }
 
     fn share_of_networks(&self) -> f64 {
-        let counted = self.records.iter().filter(|record| match record {
-            Record::Network(network) => network.disturbed.is_none(),
-            Record::Roofs(_) | Record::Visit(_) => false,
-        });
-        let networks: usize = self.networks.values().map(Vec::len).sum();
-        let all = networks * self.request.plan.network_visits;
+        let drawn: usize = self.networks.values().map(Vec::len).sum();
+        let all = drawn * self.request.plan.network_visits;
         if all == 0 {
             return 1.0;
         }
-        counted.count() as f64 / all as f64
+        networks(&self.records).count() as f64 / all as f64
     }
 
     /// The next piece of work: the limits, then blocks and networks side by side.
@@ -311,12 +292,12 @@ impl<'a> Run<'a> {
     /// The next visit to a block: the first rounds in their random orders, then whatever price is
     /// known least.
     fn next_block(&self) -> Option<Work> {
-        let mut visits: BTreeMap<Probe, usize> = BTreeMap::new();
-        for visit in self.visits() {
-            *visits.entry(visit.probe).or_default() += 1;
+        let mut counts: BTreeMap<Probe, usize> = BTreeMap::new();
+        for visit in visits(&self.records) {
+            *counts.entry(visit.probe).or_default() += 1;
         }
         for (round, order) in self.orders.iter().enumerate() {
-            let is_open = |probe: &&Probe| visits.get(probe).copied().unwrap_or(0) <= round;
+            let is_open = |probe: &&Probe| counts.get(probe).copied().unwrap_or(0) <= round;
             if let Some(probe) = order.iter().find(is_open) {
                 return Some(Work::Visit(*probe));
             }
@@ -324,22 +305,18 @@ impl<'a> Run<'a> {
         if self.spent_s() >= self.request.plan.budget_s {
             return None;
         }
-        self.least_known(&visits).map(Work::Visit)
+        self.least_known(&counts).map(Work::Visit)
     }
 
     /// The network with the fewest visits, in an order of its own.
     fn next_network(&self) -> Option<Work> {
         let mut visits: BTreeMap<(Precision, usize), usize> = BTreeMap::new();
-        for (&precision, networks) in &self.networks {
-            visits.extend((0..networks.len()).map(|index| ((precision, index), 0)));
+        for (&precision, drawn) in &self.networks {
+            visits.extend((0..drawn.len()).map(|index| ((precision, index), 0)));
         }
-        for record in &self.records {
-            if let Record::Network(network) = record
-                && network.disturbed.is_none()
-            {
-                let key = (network.precision, network.index);
-                *visits.entry(key).or_default() += 1;
-            }
+        for network in networks(&self.records) {
+            let key = (network.precision, network.index);
+            *visits.entry(key).or_default() += 1;
         }
         let wanted = self.request.plan.network_visits;
         let mut order: Vec<(Precision, usize)> = visits.keys().copied().collect();
@@ -354,19 +331,8 @@ impl<'a> Run<'a> {
     /// The probe whose widest interval is the furthest beyond the target, if one is.
     fn least_known(&self, visits: &BTreeMap<Probe, usize>) -> Option<Probe> {
         let plan = self.request.plan;
-        let mut samples: BTreeMap<(Probe, Phase), Vec<f64>> = BTreeMap::new();
-        for visit in self.visits() {
-            let lengths = plan.chain_lengths(&visit.probe, self.request.model);
-            for pass in &visit.passes {
-                let key = (visit.probe, pass.phase);
-                samples
-                    .entry(key)
-                    .or_default()
-                    .extend(shares(pass, lengths));
-            }
-        }
         let mut widest: BTreeMap<Probe, f64> = BTreeMap::new();
-        for ((probe, _), shares) in &samples {
+        for ((probe, _), shares) in &shares_of_visits(&self.records, plan, self.request.model) {
             let [low, high] = median_ci95(shares);
             let width = (high - low) / 2.0 / median(shares).abs().max(f64::MIN_POSITIVE);
             let widest = widest.entry(*probe).or_default();
@@ -380,9 +346,6 @@ impl<'a> Run<'a> {
     }
 
     fn perform(&mut self, work: Work) -> Result<(), ProfilerError> {
-        if self.bench.is_none() {
-            self.bench = Some(self.write_graphs()?);
-        }
         let record = match work {
             Work::Roofs => Record::Roofs(self.measure_roofs()?),
             Work::Visit(probe) => Record::Visit(self.visit(probe)?),
@@ -390,16 +353,11 @@ impl<'a> Run<'a> {
                 Record::Network(self.visit_network(precision, index)?)
             }
         };
-        let disturbed = match &record {
-            Record::Visit(visit) => visit.disturbed.is_some(),
-            Record::Network(network) => network.disturbed.is_some(),
-            Record::Roofs(_) => false,
-        };
         self.journal.append(&record)?;
-        self.records.push(record);
-        if disturbed {
+        if record.disturbed().is_some() {
             sleep(PAUSE);
         }
+        self.records.push(record);
         Ok(())
     }
 
@@ -425,13 +383,10 @@ impl<'a> Run<'a> {
                 bench.reference(precision, kind, plan)?;
             }
             let baseline = baseline(precision, self.request.model);
-            bench.network(
-                baseline_file(precision).trim_end_matches(".onnx"),
-                &baseline,
-            )?;
-            let networks = self.networks.get(&precision).into_iter().flatten();
-            for (index, subnet) in networks.enumerate() {
-                bench.network(&format!("network-{precision}-{index}"), subnet)?;
+            bench.network(&baseline_name(precision), &baseline)?;
+            let drawn = self.networks.get(&precision).into_iter().flatten();
+            for (index, subnet) in drawn.enumerate() {
+                bench.network(&network_name(precision, index), subnet)?;
             }
         }
         bench.write_weights()?;
@@ -471,8 +426,8 @@ impl<'a> Run<'a> {
             };
             let graph = self.bench()?.chain(block, copies, plan.positions())?;
             let job = VisitJob {
-                references: Vec::new(),
-                graphs: vec![graph.clone(), graph],
+                references: vec![graph.clone()],
+                graphs: vec![graph],
                 phases: vec![(phase, 0)],
                 pass_us: plan.pass_us.max(300_000),
                 session: self.session(),
@@ -527,17 +482,12 @@ impl<'a> Run<'a> {
         let (plan, model) = (self.request.plan, self.request.model);
         let session = self.session();
         let workload = plan.workload;
-        let is_first = !self.records.iter().any(|record| match record {
-            Record::Network(network) => {
-                (network.precision, network.index) == (precision, index)
-                    && network.peak_memory_bytes.is_some()
-            }
-            Record::Roofs(_) | Record::Visit(_) => false,
-        });
+        let is_first = !networks(&self.records)
+            .any(|network| (network.precision, network.index) == (precision, index));
         let bench = self.bench()?;
-        let graph = bench.file(&format!("network-{precision}-{index}.onnx"));
+        let graph = bench.graph(&network_name(precision, index));
         let job = VisitJob {
-            references: vec![bench.file(&baseline_file(precision))],
+            references: vec![bench.graph(&baseline_name(precision))],
             graphs: vec![graph.clone()],
             phases: network_phases(&workload).map(|phase| (phase, 0)).into(),
             pass_us: plan.network_pass_us,
@@ -574,8 +524,12 @@ impl<'a> Run<'a> {
     }
 }
 
-fn baseline_file(precision: Precision) -> String {
-    format!("baseline-{precision}.onnx")
+fn baseline_name(precision: Precision) -> String {
+    format!("baseline-{precision}")
+}
+
+fn network_name(precision: Precision, index: usize) -> String {
+    format!("network-{precision}-{index}")
 }
 
 /// The two phases at which a whole network is measured.

@@ -10,11 +10,11 @@ use lathe_latency::{
 };
 
 use crate::ProfileRequest;
-use crate::plan::{Probe, baseline, kind};
-use crate::price::{References, reference_us, shares, statistics};
+use crate::plan::{baseline, kind};
+use crate::price::{References, reference_us, shares, shares_of_visits, statistics};
 use crate::smooth::{Noisy, smooth};
 use crate::statistics::{median, quantile};
-use crate::visit::{NetworkRecord, Record, RoofsRecord, VisitRecord};
+use crate::visit::{NetworkRecord, Record, RoofsRecord, networks, visits};
 
 /// A share of the roof above which a decode's weights must have come from a cache.
 const CACHED_SHARE: f64 = 1.05;
@@ -39,12 +39,8 @@ impl Assembly<'_> {
             .references()
             .summary(|precision, phase| plan.reference_copies(precision, kind(phase), model));
         let roofs = self.roofs();
-        let disturbed = |record: &Record| match record {
-            Record::Visit(visit) => visit.disturbed.is_some(),
-            Record::Network(network) => network.disturbed.is_some(),
-            Record::Roofs(_) => false,
-        };
-        let disturbed_visits = self.records.iter().filter(|r| disturbed(r)).count();
+        let disturbed = self.records.iter().filter(|r| r.disturbed().is_some());
+        let disturbed_visits = disturbed.count();
         let mut table = LatencyTable {
             version: TABLE_VERSION,
             device: self.device.clone(),
@@ -83,25 +79,9 @@ impl Assembly<'_> {
         table
     }
 
-    fn visits(&self) -> impl Iterator<Item = &VisitRecord> {
-        let visits = self.records.iter().filter_map(|record| match record {
-            Record::Visit(visit) => Some(visit),
-            Record::Roofs(_) | Record::Network(_) => None,
-        });
-        visits.filter(|visit| visit.disturbed.is_none())
-    }
-
-    fn network_records(&self) -> impl Iterator<Item = &NetworkRecord> {
-        let networks = self.records.iter().filter_map(|record| match record {
-            Record::Network(network) => Some(network),
-            Record::Roofs(_) | Record::Visit(_) => None,
-        });
-        networks.filter(|network| network.disturbed.is_none())
-    }
-
     fn references(&self) -> References {
         let mut references = References::default();
-        for visit in self.visits() {
+        for visit in visits(self.records) {
             for pass in &visit.passes {
                 references.add(visit.probe.block.precision(), pass);
             }
@@ -112,7 +92,7 @@ impl Assembly<'_> {
     /// The baseline networks' latencies over the whole profile.
     fn baselines(&self) -> Vec<Baseline> {
         let mut latencies: BTreeMap<(Precision, Phase), Vec<f64>> = BTreeMap::new();
-        for record in self.network_records() {
+        for record in networks(self.records) {
             for pass in &record.passes {
                 let turns = pass.turns_us();
                 let runs = turns.iter().filter_map(|turn| turn.first().copied());
@@ -133,13 +113,13 @@ impl Assembly<'_> {
     /// Mean power over all visits, where it was counted.
     fn package_watts(&self) -> Option<f64> {
         let environments = || {
-            let passes = self.visits().flat_map(|visit| &visit.passes);
+            let passes = visits(self.records).flat_map(|visit| &visit.passes);
             passes.map(|pass| &pass.environment)
         };
-        let counted = environments().map(|environment| environment.energy_uj);
-        let energy_uj: u64 = counted.sum::<Option<u64>>()?;
-        let wall_us: u64 = environments().map(|environment| environment.wall_us).sum();
-        (wall_us > 0 && energy_uj > 0).then(|| energy_uj as f64 / wall_us as f64)
+        let counted = environments().map(|environment| Some(environment.energy_uj? as f64));
+        let energy_uj: f64 = counted.sum::<Option<f64>>()?;
+        let wall_us: f64 = environments().map(|e| e.wall_us as f64).sum();
+        (wall_us > 0.0 && energy_uj > 0.0).then(|| energy_uj / wall_us)
     }
 
     fn roofs(&self) -> Roofs {
@@ -153,19 +133,8 @@ impl Assembly<'_> {
     /// One entry for each block and phase.
     fn entries(&self, references: &[Reference], roofs: &Roofs) -> Vec<Entry> {
         let (plan, model) = (self.request.plan, self.request.model);
-        let mut samples: BTreeMap<(Probe, Phase), Vec<f64>> = BTreeMap::new();
-        for visit in self.visits() {
-            let lengths = plan.chain_lengths(&visit.probe, model);
-            for pass in &visit.passes {
-                let key = (visit.probe, pass.phase);
-                samples
-                    .entry(key)
-                    .or_default()
-                    .extend(shares(pass, lengths));
-            }
-        }
         let mut entries = Vec::new();
-        for ((probe, phase), shares) in &samples {
+        for ((probe, phase), shares) in &shares_of_visits(self.records, plan, model) {
             let precision = probe.block.precision();
             let Some(level_us) = reference_us(references, precision, *phase) else {
                 continue;
@@ -214,9 +183,9 @@ impl Assembly<'_> {
         phase: PhaseKind,
     ) -> Vec<CalibrationPoint> {
         let (plan, model) = (self.request.plan, self.request.model);
-        let networks = self.networks.get(&precision).into_iter().flatten();
+        let drawn = self.networks.get(&precision).into_iter().flatten();
         let point = |(index, subnet): (usize, &SubnetConfig)| {
-            let records = self.network_records();
+            let records = networks(self.records);
             let records = records.filter(|r| (r.precision, r.index) == (precision, index));
             let passes = records.flat_map(|record| &record.passes);
             let passes: Vec<_> = passes.filter(|pass| kind(&pass.phase) == phase).collect();
@@ -237,12 +206,12 @@ impl Assembly<'_> {
                 parameters: subnet.parameters(model),
             })
         };
-        networks.enumerate().filter_map(point).collect()
+        drawn.enumerate().filter_map(point).collect()
     }
 
     fn memory_points(&self, precision: Precision) -> Vec<MemoryPoint> {
         let (plan, model) = (self.request.plan, self.request.model);
-        let records = self.network_records().filter(|r| r.precision == precision);
+        let records = networks(self.records).filter(|r| r.precision == precision);
         let point = |record: &NetworkRecord| {
             let subnet = self.networks.get(&precision)?.get(record.index)?;
             let bytes = subnet.blocks().map(|block| block.weight_bytes(model));

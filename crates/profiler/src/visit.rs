@@ -37,6 +37,42 @@ pub(crate) enum Record {
     Network(NetworkRecord),
 }
 
+impl Record {
+    /// Why it does not count, if it does not.
+    pub fn disturbed(&self) -> Option<&str> {
+        match self {
+            Record::Roofs(_) => None,
+            Record::Visit(visit) => visit.disturbed.as_deref(),
+            Record::Network(network) => network.disturbed.as_deref(),
+        }
+    }
+
+    /// Wall time of a visit.
+    pub fn seconds(&self) -> f64 {
+        match self {
+            Record::Roofs(_) => 0.0,
+            Record::Visit(visit) => visit.seconds,
+            Record::Network(network) => network.seconds,
+        }
+    }
+}
+
+/// Visits to blocks that count.
+pub(crate) fn visits(records: &[Record]) -> impl Iterator<Item = &VisitRecord> {
+    records.iter().filter_map(|record| match record {
+        Record::Visit(visit) if visit.disturbed.is_none() => Some(visit),
+        Record::Roofs(_) | Record::Visit(_) | Record::Network(_) => None,
+    })
+}
+
+/// Visits to networks that count.
+pub(crate) fn networks(records: &[Record]) -> impl Iterator<Item = &NetworkRecord> {
+    records.iter().filter_map(|record| match record {
+        Record::Network(network) if network.disturbed.is_none() => Some(network),
+        Record::Roofs(_) | Record::Visit(_) | Record::Network(_) => None,
+    })
+}
+
 /// The device's limits as timed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RoofsRecord {

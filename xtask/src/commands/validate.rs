@@ -47,7 +47,7 @@ pub fn run(arguments: &Validate) -> anyhow::Result<()> {
         rounds: arguments.rounds,
         seed: arguments.seed,
         is_compared: true,
-        work: &arguments.table,
+        work: &arguments.table.with_added_extension("held-out"),
     };
     let validation = plan.run(&mut |label, done, total| steps.show(label, done, total))?;
     steps.finish();

@@ -1,7 +1,7 @@
 use lathe_arch::{AttentionConfig, ModelConfig};
 
 use crate::graph::{BATCH, Dim, GraphBuilder, MICROSOFT, PAST, TOTAL, float, integer};
-use crate::linear::Linear;
+use crate::linear::Projections;
 use crate::proto::ElementType;
 use crate::rotary::{Rotary, RotaryTable};
 use crate::weights::TensorRole;
@@ -56,26 +56,21 @@ pub(crate) fn attention(
     shape: AttentionConfig,
 ) {
     let name = |part: &str| format!("/model/layers.{layer}/{part}");
-    let project = |graph: &mut GraphBuilder, part: &str, role, input: &str, size: [usize; 2]| {
-        let linear = Linear {
-            weight: format!("model.layers.{layer}.attn.{part}.MatMul"),
-            role,
-            inputs: size[0],
-            outputs: size[1],
-            precision: shape.precision,
-        };
-        linear.apply(graph, &name(&format!("attn/{part}/MatMul")), input)
+    let projections = Projections {
+        layer,
+        block: "attn",
+        precision: shape.precision,
     };
     let (hidden, head_dim) = (model.hidden_size, model.head_dim);
     let norm = name("input_layernorm");
     let normed = residual.norm(graph, &norm, TensorRole::InputNorm(layer), model);
     let width = (shape.heads + 2 * shape.kv_heads) * head_dim;
     let role = TensorRole::QkvProj(layer);
-    let qkv = project(graph, "qkv_proj", role, &normed, [hidden, width]);
+    let qkv = projections.apply(graph, "qkv_proj", role, [hidden, width], &normed);
     let mixed = grouped_query_attention(graph, shared, &qkv, model, layer, shape);
     let role = TensorRole::OProj(layer);
     let outward = [shape.heads * head_dim, hidden];
-    residual.skip = Some(project(graph, "o_proj", role, &mixed, outward));
+    residual.skip = Some(projections.apply(graph, "o_proj", role, outward, &mixed));
 }
 
 /// Rotary embedding, KV cache and causal attention in one operator.

@@ -1,7 +1,7 @@
 use lathe_arch::{MlpConfig, ModelConfig};
 
 use crate::graph::GraphBuilder;
-use crate::linear::Linear;
+use crate::linear::Projections;
 use crate::weights::TensorRole;
 
 use super::Residual;
@@ -18,23 +18,18 @@ pub(crate) fn mlp(
     let (hidden, width) = (model.hidden_size, shape.intermediate_size);
     let norm = name("post_attention_layernorm");
     let normed = residual.norm(graph, &norm, TensorRole::PostAttentionNorm(layer), model);
-    let project = |graph: &mut GraphBuilder, part: &str, role, input: &str, size: [usize; 2]| {
-        let linear = Linear {
-            weight: format!("model.layers.{layer}.mlp.{part}.MatMul"),
-            role,
-            inputs: size[0],
-            outputs: size[1],
-            precision: shape.precision,
-        };
-        linear.apply(graph, &name(&format!("mlp/{part}/MatMul")), input)
+    let projections = Projections {
+        layer,
+        block: "mlp",
+        precision: shape.precision,
     };
     let (role, inward) = (TensorRole::GateProj(layer), [hidden, width]);
-    let gate = project(graph, "gate_proj", role, &normed, inward);
+    let gate = projections.apply(graph, "gate_proj", role, inward, &normed);
     let role = TensorRole::UpProj(layer);
-    let up = project(graph, "up_proj", role, &normed, inward);
+    let up = projections.apply(graph, "up_proj", role, inward, &normed);
     let sigmoid = graph.node(&name("mlp/act_fn/Sigmoid"), "Sigmoid", &[&gate], vec![]);
     let silu = graph.node(&name("mlp/act_fn/Mul"), "Mul", &[&gate, &sigmoid], vec![]);
     let product = graph.node(&name("mlp/Mul"), "Mul", &[&silu, &up], vec![]);
     let role = TensorRole::DownProj(layer);
-    residual.skip = Some(project(graph, "down_proj", role, &product, [width, hidden]));
+    residual.skip = Some(projections.apply(graph, "down_proj", role, [width, hidden], &product));
 }
