@@ -240,7 +240,7 @@ fn damaged_files_are_named_with_their_field() {
     for (damaged, word) in [
         (text[..text.len() / 2].to_owned(), "bad.yaml"),
         (text.replacen("median_us: ", "median_us: -", 1), "median_us"),
-        (text.replacen("version: 2", "version: 7", 1), "version"),
+        (text.replacen("version: 3", "version: 7", 1), "version"),
     ] {
         let table = write("bad.yaml", &damaged);
         let message = desk.fails(&["predict", "--table", &table]);
@@ -462,6 +462,17 @@ fn a_profile_covers_batches_precisions_and_repeats_itself() {
     assert!(prediction.ttft_us > 0.0 && prediction.tpot_us > 0.0);
     let alike = table.ensure_comparable(&table.device, &table.runtime);
     alike.unwrap();
+}
+
+#[test]
+fn a_busy_loop_is_counted() {
+    let desk = Desk::new();
+    let (model, table) = (desk.model(), desk.text("table.yaml"));
+    let said = desk.succeeds(&[&short_profile(&model, &table, "f32")[..], &["--aa", "--hog"]].concat());
+    assert!(said.contains("a busy loop ran beside"), "{said}");
+    let table = LatencyTable::load(Path::new(&table)).unwrap();
+    let hog = table.protocol.repeatability.unwrap().interference.unwrap();
+    assert!(hog.visits > 0 && hog.noticed <= hog.visits);
 }
 
 #[test]

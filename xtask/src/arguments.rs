@@ -158,7 +158,7 @@ pub struct Profile {
     /// Sequences side by side
     #[arg(long, value_delimiter = ',', default_value = "1", value_name = "N,N")]
     pub batch: Vec<usize>,
-    /// Minutes for blocks; a first round over all of them is made whatever it takes
+    /// Minutes in all; a first round over all blocks is made whatever it takes
     #[arg(long, value_name = "N")]
     pub minutes: Option<f64>,
     /// Whole networks of each precision on which the calibration is fitted; 0 for none
@@ -173,6 +173,9 @@ pub struct Profile {
     /// Profile twice, in turn, and print how far the two differ
     #[arg(long)]
     pub aa: bool,
+    /// With --aa: let a busy loop run beside three in ten of the second profile's visits
+    #[arg(long, requires = "aa")]
+    pub hog: bool,
     /// The table; raw samples go beside it [default: runs/MODEL-DEVICE/table.yaml]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,

@@ -37,13 +37,13 @@ pub use inspection::{
 };
 
 /// Version of the protocol; both sides must agree.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Most turns of one pass in one job.
 pub const MAX_TURNS: u32 = 10_000;
 
 /// Most models side by side in one job, and most that stay loaded.
-pub const MAX_MODELS: usize = 16;
+pub const MAX_MODELS: usize = 32;
 
 /// Longest line of either side, in bytes.
 pub const MAX_LINE_BYTES: usize = 16 << 20;
@@ -74,6 +74,8 @@ pub enum Job {
     Generate(GenerateJob),
     /// Tell the state of the device.
     Inspect,
+    /// Tell how far apart the processors of a session's threads are.
+    RoundTrip(SessionConfig),
 }
 
 /// How a session is set up. Threads spin during a run and rest between runs.
@@ -87,8 +89,9 @@ pub struct SessionConfig {
 /// Times models side by side at several passes. Inputs are filled by name and shape with seeded
 /// numbers; past and present keys and values share their memory, as in onnxruntime-genai.
 ///
-/// A pass takes turns: in every turn each model runs once, forwards in even turns and backwards
-/// in odd ones, so that a drift of the machine's speed meets all models alike.
+/// A pass takes turns: in every turn each model runs once, so that a drift of the machine's speed
+/// meets all models alike. The order is the same in every turn, so that the same bytes pass through
+/// the caches between two runs of one model each time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MeasureJob {
@@ -201,6 +204,8 @@ pub enum Answer {
     Generated(Generated),
     /// The state of the device.
     Inspected(Inspected),
+    /// How far apart the processors are.
+    RoundTrip(RoundTrip),
     /// A request could not be served.
     Failed(Failed),
 }
@@ -231,6 +236,9 @@ pub struct Samples {
     /// the pass's models]`. The first run of each model in a
     /// pass is not among them.
     pub durations_ns: Vec<Vec<u64>>,
+    /// Round trip of a cache line between the processors before each turn and after the last, in
+    /// nanoseconds: how far apart they are. Empty where that cannot be measured.
+    pub round_trips_ns: Vec<u64>,
     /// What else happened on the machine meanwhile.
     pub environment: Environment,
 }
@@ -293,6 +301,16 @@ pub struct Inspected {
     pub id: u64,
     /// The state of the device.
     pub inspection: Box<Inspection>,
+}
+
+/// The answer to [`Job::RoundTrip`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundTrip {
+    /// The request.
+    pub id: u64,
+    /// Mean round trip of a cache line from the first processor to the others in nanoseconds;
+    /// absent with one processor, or where it cannot be measured.
+    pub round_trip_ns: Option<u64>,
 }
 
 /// A request that could not be served.

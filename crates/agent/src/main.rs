@@ -6,11 +6,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lathe_agent::{Answer, Failed, Hello, Job, MAX_LINE_BYTES, PROTOCOL_VERSION, Request};
-use ort::environment::Environment;
 
 mod device;
 
-use device::Kept;
+use device::{Kept, Runtime};
 
 /// Runs ONNX models on this device for Lathe: jobs come in as JSON lines, answers go out.
 #[derive(Parser)]
@@ -38,7 +37,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(arguments: &Arguments) -> anyhow::Result<Environment> {
+fn start(arguments: &Arguments) -> anyhow::Result<Runtime> {
     // Before the runtime starts threads, which inherit it.
     device::bind(&arguments.affinity)?;
     let library = &arguments.ort_lib;
@@ -59,11 +58,11 @@ fn start(arguments: &Arguments) -> anyhow::Result<Environment> {
         os: std::env::consts::OS.to_owned(),
         arch: std::env::consts::ARCH.to_owned(),
     }))?;
-    Ok(runtime)
+    Runtime::bound(runtime)
 }
 
 /// Serves requests until the input ends.
-fn serve(runtime: &Environment) -> anyhow::Result<()> {
+fn serve(runtime: &Runtime) -> anyhow::Result<()> {
     let mut input = std::io::stdin().lock();
     let mut line = Vec::new();
     let mut kept = Kept::new();
@@ -81,7 +80,7 @@ fn serve(runtime: &Environment) -> anyhow::Result<()> {
     }
 }
 
-fn answer(runtime: &Environment, kept: &mut Kept, line: &[u8]) -> anyhow::Result<()> {
+fn answer(runtime: &Runtime, kept: &mut Kept, line: &[u8]) -> anyhow::Result<()> {
     let request: Request = match serde_json::from_slice(line) {
         Ok(request) => request,
         Err(error) => {
@@ -97,9 +96,14 @@ fn answer(runtime: &Environment, kept: &mut Kept, line: &[u8]) -> anyhow::Result
         .map(Answer::Measured),
         Job::Memory(job) => device::memory(runtime, id, job).map(Answer::Memory),
         Job::Optimize(job) => device::optimize(runtime, id, job).map(Answer::Optimized),
-        Job::Bandwidth(job) => device::bandwidth(id, job).map(Answer::Bandwidth),
+        Job::Bandwidth(job) => device::bandwidth(&runtime.processors, id, job).map(Answer::Bandwidth),
         Job::Generate(job) => device::generate(runtime, id, job).map(Answer::Generated),
-        Job::Inspect => Ok(Answer::Inspected(device::inspect(id))),
+        Job::RoundTrip(session) => Ok(Answer::RoundTrip(device::round_trip(
+            &runtime.processors,
+            id,
+            session,
+        ))),
+        Job::Inspect => device::inspect(runtime, id).map(Answer::Inspected),
     };
     say(&outcome.unwrap_or_else(|error| {
         Answer::Failed(Failed {

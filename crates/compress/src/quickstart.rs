@@ -26,6 +26,8 @@ use crate::{
 };
 
 /// Seed of the search.
+/// Seconds that a profile may take over those for its blocks.
+const LIMIT_SHARE: f64 = 2.5;
 const SEED: u64 = 1;
 /// Tries to find networks whose measured, not only predicted, latencies are what they should be.
 const MEASURED_TRIES: usize = 4;
@@ -278,6 +280,7 @@ fn profile_step(
         depths: vec![0, 256, 1024],
         batches: vec![job.workload.batch],
         budget_s: f64::from(job.effort.profile_s),
+        limit_s: LIMIT_SHARE * f64::from(job.effort.profile_s),
         networks: job.effort.networks,
         workload: job.workload,
         ..ProfilePlan::quick(prepared.space.shapes())

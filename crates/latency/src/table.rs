@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Calibration, LatencyError, MemoryModel, PhaseKind};
 
 /// Version of the table format that this program reads and writes.
-pub const TABLE_VERSION: u32 = 2;
+pub const TABLE_VERSION: u32 = 3;
 
 /// Prices of the blocks of one model on one device, with one runtime and thread setting.
 ///
@@ -109,6 +109,9 @@ pub struct Protocol {
     /// counter. A network's energy is about its latency times this.
     #[serde(default)]
     pub package_watts: Option<f64>,
+    /// Where the processors were, as far as they can tell; absent where they cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
     /// What was noticed about the device before the profile, in words.
     #[serde(default)]
     pub conditions: Vec<String>,
@@ -120,6 +123,33 @@ pub struct Protocol {
     /// What two profiles of the same blocks differ by, where that was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeatability: Option<Repeatability>,
+}
+
+/// How far apart the processors are.
+///
+/// A virtual machine's processors are moved between the host's cores every few seconds or minutes.
+/// Near each other they share a cache and meet quickly; far apart they have more ways to memory. A
+/// kernel may be a third slower in one placement than in another while the next is faster, so
+/// prices hold for one placement, and only what was timed there counts. A device whose processors
+/// stay where they are has one placement.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Placement {
+    /// Round trip of a cache line between the processors, in nanoseconds.
+    pub round_trip_ns: f64,
+    /// Share of all turns that were timed there.
+    pub share: f64,
+}
+
+impl Placement {
+    /// Round trips of one placement lie within this factor of its own.
+    pub const TOLERANCE: f64 = 1.2;
+
+    /// Whether a round trip belongs to this placement.
+    pub fn holds(&self, round_trip_ns: u64) -> bool {
+        let ratio = round_trip_ns as f64 / self.round_trip_ns;
+        (1.0 / Self::TOLERANCE..=Self::TOLERANCE).contains(&ratio)
+    }
 }
 
 /// The latency of a reference: a chain of full MLP blocks.
@@ -170,6 +200,19 @@ pub struct Repeatability {
     pub raw_median: f64,
     /// 95th percentile of the raw differences.
     pub raw_p95: f64,
+    /// What was done to the second profile on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interference: Option<Interference>,
+}
+
+/// A busy loop beside some of the visits of a profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interference {
+    /// Visits beside it.
+    pub visits: usize,
+    /// Those that were noticed and thrown away.
+    pub noticed: usize,
 }
 
 /// The price of one block in one phase.
@@ -298,6 +341,9 @@ impl LatencyTable {
             .repeatability
             .iter()
             .flat_map(|r| [r.median, r.p95, r.worst, r.raw_median, r.raw_p95]);
+        let placement = protocol.placement.iter().flat_map(|at| {
+            [("placement.round_trip_ns", at.round_trip_ns), ("placement.share", at.share)]
+        });
         let references = protocol.references.iter().map(|r| r.median_us);
         let levels = references.chain(protocol.baselines.iter().map(|b| b.median_us));
         let values = rates
@@ -306,7 +352,8 @@ impl LatencyTable {
             .chain(levels.map(|level| ("references", level)))
             .chain([("memory_bytes_per_second", protocol.memory_bytes_per_second)])
             .chain(protocol.package_watts.map(|watts| ("package_watts", watts)))
-            .chain(repeatability.map(|share| ("repeatability", share)));
+            .chain(repeatability.map(|share| ("repeatability", share)))
+            .chain(placement);
         for (field, value) in values {
             if !(value.is_finite() && value >= 0.0) {
                 return Err(LatencyError::Field {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use lathe_agent::{
     Answer, BandwidthJob, GenerateJob, Generated, Hello, Inspection, Job, MAX_LINE_BYTES,
     MeasureJob, Measured, MemoryJob, MemoryUse, OptimizeJob, PROTOCOL_VERSION, Pass, Request,
-    Samples,
+    Samples, SessionConfig,
 };
 
 use crate::{DeviceSpec, ProfilerError};
@@ -231,6 +231,19 @@ impl Agent {
         }
     }
 
+    /// How far apart the processors of a session's threads are now, in nanoseconds; `None` with one
+    /// processor, or where it cannot be measured.
+    ///
+    /// # Errors
+    /// As for [`Agent::measure`].
+    pub fn round_trip_ns(&mut self, session: SessionConfig) -> Result<Option<u64>, ProfilerError> {
+        let id = self.send(Job::RoundTrip(session))?;
+        match self.next(JOB_LIMIT)? {
+            Answer::RoundTrip(done) if done.id == id => Ok(done.round_trip_ns),
+            other => Err(refused_or_unexpected(other)),
+        }
+    }
+
     fn send(&mut self, job: Job) -> Result<u64, ProfilerError> {
         self.next_id += 1;
         let request = Request {
@@ -295,6 +308,7 @@ fn fits(pass: &Pass, samples: &Samples) -> bool {
         && samples.durations_ns.iter().all(|turn| {
             turn.len() == pass.models.len() && turn.iter().all(|duration_ns| *duration_ns > 0)
         })
+        && [0, turns + 1].contains(&samples.round_trips_ns.len())
 }
 
 fn refused_or_unexpected(answer: Answer) -> ProfilerError {

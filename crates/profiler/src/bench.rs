@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use lathe_arch::{
     BlockShape, LayerConfig, LogitRows, ModelConfig, Precision, SUBNET_VERSION, SubnetConfig,
 };
-use lathe_latency::PhaseKind;
 use lathe_onnx::{
     BlockKind, Chain, Network, RandomWeights, TensorRole, WeightSource, chain_data_bytes,
     write_chain, write_network_graph, write_random_data,
@@ -59,16 +58,19 @@ impl Bench {
         chains.into_iter().collect()
     }
 
-    /// Writes the reference chain of a precision and phase.
-    pub fn reference(
+    /// Writes the reference chain of a probe, and its filler where it has one.
+    pub fn references(
         &mut self,
-        precision: Precision,
-        kind: PhaseKind,
+        probe: &Probe,
         plan: &ProfilePlan,
-    ) -> Result<PathBuf, ProfilerError> {
-        let copies = plan.reference_copies(precision, kind, &self.model);
+    ) -> Result<Vec<PathBuf>, ProfilerError> {
+        let precision = probe.block.precision();
         let block = reference_block(precision, &self.model);
-        self.chain(block, copies, plan.positions())
+        let reference = plan.reference_copies(precision, probe.kind, &self.model);
+        let filler = plan.filler_copies(probe, &self.model);
+        let copies = [reference, filler].into_iter().filter(|copies| *copies > 0);
+        let chains = copies.map(|copies| self.chain(block, copies, plan.positions()));
+        chains.collect()
     }
 
     /// Writes a chain.

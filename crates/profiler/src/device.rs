@@ -71,6 +71,16 @@ impl DeviceSpec {
     }
 }
 
+/// What the agent sets beyond the runtime's defaults.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const SESSION_OPTIONS: [(&str, &str); 2] = [
+    ("session.force_spinning_stop", "1"),
+    ("session.intra_op_thread_affinities", "one processor each"),
+];
+/// What the agent sets beyond the runtime's defaults.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const SESSION_OPTIONS: [(&str, &str); 1] = [("session.force_spinning_stop", "1")];
+
 /// What makes measurements on this machine comparable.
 pub fn fingerprint(
     device: &DeviceSpec,
@@ -103,7 +113,7 @@ pub fn fingerprint(
         build: runtime_build.to_owned(),
         execution_provider: "CPUExecutionProvider".to_owned(),
         threads: device.threads(),
-        session_options: [("session.force_spinning_stop", "1")]
+        session_options: SESSION_OPTIONS
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into(),
     };

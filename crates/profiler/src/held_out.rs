@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use lathe_agent::{MeasureJob, Pass, SessionConfig};
 use lathe_arch::{BlockShape, LogitRows, Phase, Precision, SubnetConfig, Workload};
-use lathe_latency::LatencyTable;
+use lathe_latency::{LatencyTable, Placement};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -21,13 +22,17 @@ use crate::price::shares;
 use crate::profile::{network_phases, peak_memory};
 use crate::statistics::{mean, median, median_ci95};
 use crate::table::baseline_us;
-use crate::visit::{NetworkRecord, PassRecord, Record, VisitJob, disturbance, networks};
+use crate::visit::{NetworkRecord, PassRecord, Record, VisitJob, counts, disturbance, networks};
 use crate::{AgentCommand, ProfilerError};
 
 /// Microseconds of turns for each phase of a visit.
-const PASS_US: u64 = 1_500_000;
+const PASS_US: u64 = 700_000;
 /// Visits that are made again at most because other work ran meanwhile, for each network.
 const REPEATED_VISITS: usize = 3;
+/// How long the processors may be elsewhere than they were for the table.
+const PLACEMENT_PATIENCE: Duration = Duration::from_secs(300);
+/// How often that is looked at.
+const PLACEMENT_PAUSE: Duration = Duration::from_millis(200);
 /// Copies whose difference the differencing predictor takes, as NVIDIA's Puzzle does.
 const DIFFERENCED_COPIES: usize = 10;
 /// Runs of the lone-block and differencing predictors, one after another.
@@ -171,6 +176,34 @@ impl HeldOut<'_> {
         ))
     }
 
+    fn placement(&self) -> Option<&Placement> {
+        self.table.protocol.placement.as_ref()
+    }
+
+    /// Waits until the processors are as far apart as they were for the table.
+    fn wait_for_placement(&self, agent: &mut Agent) -> Result<(), ProfilerError> {
+        let Some(placement) = self.placement() else {
+            return Ok(());
+        };
+        let session = SessionConfig {
+            threads: self.table.runtime.threads,
+        };
+        let clock = Instant::now();
+        while let Some(here_ns) = agent.round_trip_ns(session)? {
+            if placement.holds(here_ns) {
+                break;
+            }
+            if clock.elapsed() > PLACEMENT_PATIENCE {
+                return Err(ProfilerError::Elsewhere {
+                    here_ns,
+                    table_ns: placement.round_trip_ns,
+                });
+            }
+            sleep(PLACEMENT_PAUSE);
+        }
+        Ok(())
+    }
+
     fn no_reference(&self, precision: Precision) -> ProfilerError {
         ProfilerError::NoReference {
             precision,
@@ -196,21 +229,22 @@ impl HeldOut<'_> {
         let job = || VisitJob {
             references: vec![graphs.baselines[&precision].clone()],
             graphs: vec![graph.clone()],
-            phases: network_phases(&self.workload)
-                .map(|phase| (phase, 0))
-                .into(),
+            phases: network_phases(&self.workload).into(),
             pass_us: PASS_US,
             session,
             vocab_size,
             seed: round as u64,
         };
-        let mut passes = job().run(agent)?;
-        for _ in 0..REPEATED_VISITS {
-            if disturbance(&passes).is_none() {
-                break;
+        let mut repeated = 0;
+        let passes = loop {
+            self.wait_for_placement(agent)?;
+            let passes = job().run(agent)?;
+            let is_there = counts(&passes, self.placement());
+            if is_there && (disturbance(&passes).is_none() || repeated >= REPEATED_VISITS) {
+                break passes;
             }
-            passes = job().run(agent)?;
-        }
+            repeated += usize::from(is_there);
+        };
         let is_first = !networks(records).any(|visit| visit.index == index);
         let peak_memory_bytes = if is_first {
             peak_memory(
@@ -244,10 +278,10 @@ impl HeldOut<'_> {
             let level_us = baseline_us(self.table, precision, phase, &self.workload)
                 .ok_or_else(|| self.no_reference(precision))?;
             let scaled = |pass: &PassRecord| -> Vec<f64> {
-                shares(pass, [0, 1]).iter().map(|s| s * level_us).collect()
+                shares(pass, [0, 1], self.placement()).iter().map(|s| s * level_us).collect()
             };
             let all: Vec<f64> = passes.iter().flat_map(|pass| scaled(pass)).collect();
-            let turns = passes.iter().flat_map(|pass| pass.turns_us());
+            let turns = passes.iter().flat_map(|pass| pass.turns_us(self.placement()));
             let references: Vec<f64> = turns.filter_map(|turn| turn.first().copied()).collect();
             Ok(MeasuredPhase {
                 median_us: median(&all),
@@ -351,6 +385,8 @@ impl HeldOut<'_> {
             max_turns: LONE_TURNS,
             budget_us: 0,
         });
+        // Other tools know nothing of placements; they are given the right one to begin in.
+        self.wait_for_placement(agent)?;
         let (samples, _) = agent.measure(MeasureJob {
             models: vec![graph.to_owned()],
             keep: Vec::new(),

@@ -7,6 +7,7 @@ use lathe_arch::Workload;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
+use crate::placement::most_common;
 use crate::profile::network_phases;
 use crate::statistics::{median, median_ci95};
 use crate::visit::{PassRecord, disturbance};
@@ -38,7 +39,8 @@ pub struct PhaseLatency {
 }
 
 /// Times a few model files at `workload`, all loaded at once and run in turns, so that whatever
-/// the machine does meets all of them alike. In each of `rounds` rounds they are loaded anew.
+/// the machine does meets all of them alike. In each of `rounds` rounds they are loaded anew. Only
+/// turns in the most common placement of the processors count.
 ///
 /// `on_progress` is told rounds done and rounds in all.
 ///
@@ -55,7 +57,7 @@ pub fn measure_networks(
 ) -> Result<Vec<NetworkLatency>, ProfilerError> {
     let mut agent = Agent::start(command)?;
     let phases = network_phases(workload);
-    let mut samples = vec![[Vec::new(), Vec::new()]; models.len()];
+    let mut taken: Vec<PassRecord> = Vec::new();
     let (mut round, mut repeated) = (0, 0);
     while round < rounds {
         on_progress(round, rounds);
@@ -81,6 +83,7 @@ pub fn measure_networks(
             .map(|(samples, phase)| PassRecord {
                 phase,
                 durations_ns: samples.durations_ns,
+                round_trips_ns: samples.round_trips_ns,
                 environment: samples.environment,
             })
             .collect();
@@ -88,14 +91,19 @@ pub fn measure_networks(
             repeated += 1;
             continue;
         }
-        for (phase, pass) in passes.iter().enumerate() {
-            for turn in pass.turns_us() {
-                for (network, latency_us) in samples.iter_mut().zip(turn) {
-                    network[phase].push(latency_us);
-                }
+        taken.extend(passes);
+        round += 1;
+    }
+    let trips = taken.iter().flat_map(|pass| &pass.round_trips_ns);
+    let placement = most_common(trips.copied());
+    let mut samples = vec![[Vec::new(), Vec::new()]; models.len()];
+    for pass in &taken {
+        let phase = usize::from(pass.phase == phases[1]);
+        for turn in pass.turns_us(placement.as_ref()) {
+            for (network, latency_us) in samples.iter_mut().zip(turn) {
+                network[phase].push(latency_us);
             }
         }
-        round += 1;
     }
     let latency = |samples: &Vec<f64>| PhaseLatency {
         median_us: median(samples),

@@ -13,15 +13,21 @@ use crate::ProfilerError;
 use crate::device::last_level_cache_bytes;
 use crate::draw::draw_subnets;
 
-/// Bytes that pass through the caches between two runs of the same weights, over the last-level
-/// cache: in a network, all other layers do.
-const COLD_CACHES: u64 = 4;
-/// Bytes of a decode chain over the last-level cache.
+/// Bytes of a decode turn over the last-level cache at most. Four caches are not enough: a cache
+/// that resists streams keeps its own size of them, a quarter here, and of a large model a few
+/// hundredths.
+const COLD_CACHES: u64 = 8;
+/// Bytes of a decode chain over the last-level cache at most, and a turn over its longer chain and
+/// over the reference.
 const CHAIN_CACHES: u64 = 2;
+const TURN_OVER_CHAIN: u64 = 2;
+const TURN_OVER_REFERENCE: u64 = 4;
+/// Sizes of fillers, as parts of a decode turn: few, so that they stay loaded.
+const FILLER_STEPS: u64 = 8;
 /// Operations of a prefill chain at the longest prompt: tens of milliseconds on a small machine.
-const PREFILL_OPERATIONS: u64 = 6_000_000_000;
+const PREFILL_OPERATIONS: u64 = 4_000_000_000;
 /// Copies of the longer chain.
-const COPIES: std::ops::RangeInclusive<usize> = 5..=96;
+const COPIES: std::ops::RangeInclusive<usize> = 4..=96;
 /// The longer chain over the shorter.
 const CHAIN_RATIO: usize = 8;
 /// Kinds of attention blocks at most, before only whole and half groups are taken.
@@ -40,8 +46,12 @@ pub struct ProfilePlan {
     pub batches: Vec<usize>,
     /// Rounds over all blocks before the rest of the budget goes where it is needed most.
     pub rounds: usize,
-    /// Seconds of measuring blocks, after which no more visits are made.
+    /// Seconds of measuring blocks in one placement of the processors, after which no more visits
+    /// are made.
     pub budget_s: f64,
+    /// Seconds of measuring anything, after which the profile ends with what it has, as soon as
+    /// everything was visited once.
+    pub limit_s: f64,
     /// Half the width of an entry's 95 % interval at which it has been measured enough, as a
     /// share of its price.
     pub target: f64,
@@ -79,11 +89,12 @@ impl ProfilePlan {
             depths: vec![0, 256, 1024, 2048],
             batches: vec![1],
             rounds: 2,
-            budget_s: 560.0,
-            target: 0.02,
-            pass_us: 200_000,
-            networks: 12,
-            network_visits: 3,
+            budget_s: 320.0,
+            limit_s: 600.0,
+            target: 0.015,
+            pass_us: 150_000,
+            networks: 14,
+            network_visits: 2,
             network_pass_us: 700_000,
             workload: Workload::default(),
             seed: 1,
@@ -97,7 +108,8 @@ impl ProfilePlan {
             prompts: vec![32, 128],
             depths: vec![0, 1024],
             rounds: 1,
-            budget_s: 55.0,
+            budget_s: 40.0,
+            limit_s: 80.0,
             target: 0.04,
             pass_us: 60_000,
             networks: 5,
@@ -222,7 +234,9 @@ impl ProfilePlan {
         }
         let copies = match probe.kind {
             PhaseKind::Decode => {
-                let bytes = CHAIN_CACHES * self.last_level_cache_bytes;
+                let turn = self.turn_bytes(probe.block.precision(), model);
+                let bytes =
+                    (turn / TURN_OVER_CHAIN).min(CHAIN_CACHES * self.last_level_cache_bytes);
                 bytes.div_ceil(probe.block.weight_bytes(model).max(1))
             }
             PhaseKind::Prefill => self.copies_by_operations(&probe.block, model),
@@ -239,8 +253,31 @@ impl ProfilePlan {
         PREFILL_OPERATIONS.div_ceil(block.flops(model, &longest).max(1))
     }
 
-    /// Copies of the full MLP block in the reference chain: enough to empty the caches in decode,
-    /// as many operations as any other chain in prefill.
+    /// Bytes of weights that are read in one turn of decode: those of the full model, since that is
+    /// what passes through the caches between two tokens, but no more than all but empties them. Weights of a
+    /// small model are partly cached from token to token, and their price says so.
+    pub fn turn_bytes(&self, precision: Precision, model: &ModelConfig) -> u64 {
+        let full = SubnetConfig::full(model).with_precision(precision);
+        let cold = COLD_CACHES * self.last_level_cache_bytes;
+        cold.min(full.weight_bytes(model))
+    }
+
+    /// Copies of the full MLP block in the filler that makes a decode turn of a probe as large as
+    /// [`ProfilePlan::turn_bytes`]; 0 where none is needed.
+    pub fn filler_copies(&self, probe: &Probe, model: &ModelConfig) -> usize {
+        let turn = self.turn_bytes(probe.block.precision(), model);
+        let missing = turn.saturating_sub(self.timed_bytes(probe, model));
+        let step = (turn / FILLER_STEPS).max(1);
+        let steps = (missing + step / 2) / step;
+        let block = reference_block(probe.block.precision(), model).weight_bytes(model);
+        match probe.kind {
+            PhaseKind::Decode => ((steps * step) / block.max(1)) as usize,
+            PhaseKind::Prefill => 0,
+        }
+    }
+
+    /// Copies of the full MLP block in the reference chain: a share of a turn in decode, as many
+    /// operations as any other chain in prefill.
     pub fn reference_copies(
         &self,
         precision: Precision,
@@ -250,15 +287,22 @@ impl ProfilePlan {
         let block = reference_block(precision, model);
         clamp(match kind {
             PhaseKind::Decode => {
-                let bytes = COLD_CACHES * self.last_level_cache_bytes;
+                let bytes = self.turn_bytes(precision, model) / TURN_OVER_REFERENCE;
                 bytes.div_ceil(block.weight_bytes(model).max(1))
             }
             PhaseKind::Prefill => self.copies_by_operations(&block, model),
         })
     }
 
-    /// Bytes of weights that are read between two runs of the same weights of a probe's chains.
+    /// Bytes of weights that are read in a turn of a probe.
     pub fn footprint_bytes(&self, probe: &Probe, model: &ModelConfig) -> u64 {
+        let block = reference_block(probe.block.precision(), model);
+        let filler = self.filler_copies(probe, model) as u64 * block.weight_bytes(model);
+        self.timed_bytes(probe, model) + filler
+    }
+
+    /// Bytes of the reference and of the chains.
+    fn timed_bytes(&self, probe: &Probe, model: &ModelConfig) -> u64 {
         let precision = probe.block.precision();
         let reference = self.reference_copies(precision, probe.kind, model) as u64;
         let [short, long] = self.chain_lengths(probe, model);
@@ -332,6 +376,7 @@ mod tests {
             batches: vec![1],
             rounds: 2,
             budget_s: 10.0,
+            limit_s: 20.0,
             target: 0.02,
             pass_us: 100_000,
             networks: 12,
@@ -357,15 +402,31 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_cold_when_they_are_used_again() {
+    fn a_turn_reads_as_much_as_a_token_of_the_full_model() {
         let (model, plan) = plan();
         for probe in plan.probes() {
             let [short, long] = plan.chain_lengths(&probe, &model);
             assert!(short < long, "{probe:?}");
             if probe.kind == PhaseKind::Decode {
-                let footprint = plan.footprint_bytes(&probe, &model);
-                assert!(footprint >= 4 * plan.last_level_cache_bytes, "{probe:?}");
+                let footprint = plan.footprint_bytes(&probe, &model) as f64;
+                let turn = plan.turn_bytes(probe.block.precision(), &model) as f64;
+                assert!((0.85..1.25).contains(&(footprint / turn)), "{probe:?}");
             }
+        }
+        let turn = |precision| plan.turn_bytes(precision, &model);
+        assert_eq!(turn(Precision::F32), 8 * plan.last_level_cache_bytes);
+        // The whole model is smaller than that.
+        assert!(turn(Precision::Int4) < 3 * plan.last_level_cache_bytes);
+    }
+
+    #[test]
+    fn fillers_come_in_few_sizes() {
+        let (model, plan) = plan();
+        for precision in Precision::ALL {
+            let probes = plan.probes().into_iter();
+            let alike = probes.filter(|probe| probe.block.precision() == precision);
+            let sizes: BTreeSet<usize> = alike.map(|p| plan.filler_copies(&p, &model)).collect();
+            assert!(sizes.len() <= 8, "{sizes:?}");
         }
     }
 

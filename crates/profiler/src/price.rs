@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use lathe_arch::{ModelConfig, Phase, Precision};
-use lathe_latency::{LatencyStatistics, Reference};
+use lathe_latency::{LatencyStatistics, Placement, Reference};
 
 use crate::plan::{Probe, ProfilePlan, kind};
-use crate::statistics::{median, median_absolute_deviation, median_ci95, quantile};
+use crate::statistics::{mean, median, median_absolute_deviation, median_ci95, quantile};
 use crate::visit::{PassRecord, Record, visits};
+
+/// The standard deviation of a normal distribution over its median absolute deviation.
+const MAD_TO_DEVIATION: f64 = 1.4826;
 
 /// The phase at which a reference chain runs when a block is at `phase`: it has no KV cache, so
 /// the depth makes no difference to it.
@@ -26,9 +29,14 @@ pub(crate) struct References {
 
 impl References {
     /// Takes in the turns of a pass.
-    pub fn add(&mut self, precision: Precision, pass: &PassRecord) {
+    pub fn add(
+        &mut self,
+        precision: Precision,
+        pass: &PassRecord,
+        placement: Option<&Placement>,
+    ) {
         let key = (precision, reference_phase(pass.phase));
-        let turns = pass.turns_us();
+        let turns = pass.turns_us(placement);
         let latencies = turns.iter().filter_map(|turn| turn.first().copied());
         self.latencies_us.entry(key).or_default().extend(latencies);
     }
@@ -74,34 +82,67 @@ pub(crate) fn reference_us(
     Some(below.1 + share * (above.1 - below.1))
 }
 
-/// Latency of one copy as a share of the reference's, turn by turn: the slope between the chains,
-/// or the last graph alone when there is one.
-pub(crate) fn shares(pass: &PassRecord, lengths: [usize; 2]) -> Vec<f64> {
-    let turns = pass.turns_us();
+/// Latency of one copy as a share of the reference's, turn by turn: the slope between the two last
+/// graphs, or the last one alone where the shorter chain has no copies.
+pub(crate) fn shares(
+    pass: &PassRecord,
+    lengths: [usize; 2],
+    placement: Option<&Placement>,
+) -> Vec<f64> {
+    let turns = pass.turns_us(placement);
     let copies = (lengths[1] - lengths[0]).max(1) as f64;
-    let share = |turn: &Vec<f64>| match turn[..] {
-        [reference, short, long] => Some((long - short) / copies / reference),
-        [reference, only] => Some(only / reference),
+    let share = |turn: &Vec<f64>| match (turn.as_slice(), lengths) {
+        // What stands between is a filler.
+        ([reference, .., only], [0, _]) => Some(only / reference),
+        ([reference, .., short, long], _) => Some((long - short) / copies / reference),
         _ => None,
     };
     turns.iter().filter_map(share).collect()
 }
 
-/// The shares of all visits that count, by what was visited and at which phase.
+/// Shares of a reference, visit by visit.
+pub(crate) type VisitShares = Vec<Vec<f64>>;
+
+/// The shares in `placement` of all visits that count, by what was visited and at which phase.
 pub(crate) fn shares_of_visits(
     records: &[Record],
     plan: &ProfilePlan,
     model: &ModelConfig,
-) -> BTreeMap<(Probe, Phase), Vec<f64>> {
-    let mut all: BTreeMap<(Probe, Phase), Vec<f64>> = BTreeMap::new();
+    placement: Option<&Placement>,
+) -> BTreeMap<(Probe, Phase), VisitShares> {
+    let mut all: BTreeMap<(Probe, Phase), VisitShares> = BTreeMap::new();
     for visit in visits(records) {
         let lengths = plan.chain_lengths(&visit.probe, model);
         for pass in &visit.passes {
-            let key = (visit.probe, pass.phase);
-            all.entry(key).or_default().extend(shares(pass, lengths));
+            let shares = shares(pass, lengths, placement);
+            if !shares.is_empty() {
+                let key = (visit.probe, pass.phase);
+                all.entry(key).or_default().push(shares);
+            }
         }
     }
     all
+}
+
+/// What visits differ by: the standard deviation of the medians of visits to one block at one
+/// phase, as a share of it. Few blocks are visited often enough to tell by themselves, so all that
+/// are given are pooled, by a median that a visit gone astray does not move. `None` when nothing
+/// was visited twice.
+pub(crate) fn visit_deviation<'a>(
+    all: impl IntoIterator<Item = &'a VisitShares>,
+) -> Option<f64> {
+    let mut deviations = Vec::new();
+    for visits in all {
+        let medians: Vec<f64> = visits.iter().map(|shares| median(shares)).collect();
+        let (center, count) = (mean(&medians), medians.len() as f64);
+        if medians.len() < 2 || center <= 0.0 {
+            continue;
+        }
+        // Deviations from the mean of `count` values are smaller than those from the truth.
+        let unbiased = (count / (count - 1.0)).sqrt();
+        deviations.extend(medians.iter().map(|m| (m / center - 1.0).abs() * unbiased));
+    }
+    (!deviations.is_empty()).then(|| MAD_TO_DEVIATION * median(&deviations))
 }
 
 /// Statistics of a price from its shares of a reference.
@@ -133,12 +174,26 @@ mod tests {
         let pass = PassRecord {
             phase: prefill(8),
             durations_ns: (0..12).map(|i| turn(1 + i % 3)).collect(),
+            round_trips_ns: Vec::new(),
             environment: Environment::default(),
         };
-        let shares = shares(&pass, [2, 10]);
+        let shares = shares(&pass, [2, 10], None);
         assert_eq!(shares.len(), 12);
         assert!(shares.iter().all(|share| (share - 0.25).abs() < 1e-12));
         assert_eq!(statistics(&shares, 400.0).median_us, 100.0);
+    }
+
+    #[test]
+    fn a_visit_gone_astray_does_not_move_what_visits_differ_by() {
+        // Pairs of visits 2 % apart: a standard deviation of 1.41 %, less what the median of
+        // absolute values misses in a distribution of two points.
+        let pair = |apart: f64| vec![vec![1.0, 1.0], vec![1.0 + apart; 3]];
+        let mut all: Vec<VisitShares> = (0..9).map(|_| pair(0.02)).collect();
+        let quiet = visit_deviation(&all).unwrap();
+        assert!((quiet - 1.4826 * 0.01 * 2f64.sqrt() / 1.01).abs() < 1e-4, "{quiet}");
+        all.push(pair(0.8));
+        assert_eq!(visit_deviation(&all), Some(quiet));
+        assert_eq!(visit_deviation(&[vec![vec![1.0]]]), None);
     }
 
     #[test]
@@ -148,9 +203,10 @@ mod tests {
             let pass = PassRecord {
                 phase: prefill(tokens),
                 durations_ns: vec![vec![ns, 1]; 4],
+                round_trips_ns: Vec::new(),
                 environment: Environment::default(),
             };
-            references.add(Precision::F32, &pass);
+            references.add(Precision::F32, &pass, None);
         }
         let summary = references.summary(|_, _| 3);
         let at = |tokens| reference_us(&summary, Precision::F32, prefill(tokens));

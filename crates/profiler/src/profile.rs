@@ -8,23 +8,26 @@ use std::time::{Duration, Instant};
 use lathe_agent::{BandwidthJob, MemoryJob, SessionConfig};
 use lathe_arch::{ModelConfig, Phase, Precision, SubnetConfig};
 use lathe_latency::{
-    DeviceFingerprint, LatencyTable, ModelDescription, PhaseKind, Repeatability, RuntimeFingerprint,
+    DeviceFingerprint, Interference, LatencyTable, ModelDescription, PhaseKind, Placement, Repeatability,
+    RuntimeFingerprint,
 };
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use crate::agent::Agent;
 use crate::bench::Bench;
+use crate::hog::Hog;
 use crate::journal::Journal;
+use crate::placement::{around, most_common};
 use crate::plan::{Probe, ProfilePlan, baseline, reference_block};
 use crate::price::shares_of_visits;
 use crate::statistics::{median, median_ci95, quantile};
 use crate::table::Assembly;
 use crate::visit::{
-    NetworkRecord, PassRecord, Record, RoofsRecord, VisitJob, VisitRecord, disturbance, networks,
-    visits,
+    NetworkRecord, PassRecord, Record, RoofsRecord, VisitJob, VisitRecord, counts, disturbance,
+    networks, round_trips, visits,
 };
 use crate::{AgentCommand, DeviceSpec, ProfilerError, device};
 
@@ -37,13 +40,15 @@ const BUFFER_LIMIT: u64 = 1 << 30;
 /// Tokens at which the runtime's rate of operations is found.
 const OPERATIONS_TOKENS: usize = 512;
 /// Seconds lost to other work on the machine, after which its noise is put up with: this share of
-/// the time for blocks, and a few seconds.
-const PATIENCE_SHARE: f64 = 0.4;
+/// the longest time that the profile may take, and a few seconds.
+const PATIENCE_SHARE: f64 = 0.5;
 const PATIENCE_S: f64 = 5.0;
 /// Pause after a disturbed visit.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Share of the visits beside which a busy loop runs, where one is asked for.
+const HOG_SHARE: f64 = 0.3;
 /// Visits of one block at most.
-const MOST_VISITS: usize = 40;
+const MOST_VISITS: usize = 10;
 
 /// A profile to be made.
 pub struct ProfileRequest<'a> {
@@ -63,6 +68,15 @@ pub struct ProfileRequest<'a> {
     pub out: &'a Path,
     /// Whether to go on with an unfinished profile.
     pub resume: bool,
+}
+
+/// What becomes of the second of two profiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecondProfile {
+    /// Nothing: the two differ by the noise of the measurement.
+    Undisturbed,
+    /// A busy loop runs beside three in ten of its visits.
+    Disturbed,
 }
 
 /// What a journal begins with.
@@ -85,12 +99,16 @@ pub fn profile(
     mut on_progress: impl FnMut(f64, &str),
 ) -> Result<LatencyTable, ProfilerError> {
     let mut run = Run::open(request)?;
-    while let Some(work) = run.next() {
-        on_progress(run.share_done(), &work.to_string());
+    loop {
+        let placement = most_common(round_trips(&run.records));
+        let Some(work) = run.next(placement.as_ref())? else {
+            break;
+        };
+        on_progress(run.share_done(placement.as_ref()), &work.to_string());
         run.perform(work)?;
     }
     on_progress(1.0, "done");
-    let table = run.assemble();
+    let table = run.assemble(most_common(round_trips(&run.records)));
     table.save(request.out)?;
     Ok(table)
 }
@@ -102,6 +120,7 @@ pub fn profile(
 /// As for [`profile`].
 pub fn profile_twice(
     request: &ProfileRequest<'_>,
+    second: SecondProfile,
     mut on_progress: impl FnMut(f64, &str),
 ) -> Result<LatencyTable, ProfilerError> {
     let again_plan = ProfilePlan {
@@ -115,13 +134,19 @@ pub fn profile_twice(
         ..*request
     };
     let mut runs = [Run::open(request)?, Run::open(&again)?];
+    runs[1].is_disturbed = second == SecondProfile::Disturbed;
+    let placement_of = |runs: &[Run<'_>; 2]| {
+        let trips = runs.iter().flat_map(|run| round_trips(&run.records));
+        most_common(trips)
+    };
     loop {
         let mut is_done = true;
         for index in 0..2 {
-            let share = (runs[0].share_done() + runs[1].share_done()) / 2.0;
-            if let Some(work) = runs[index].next() {
+            let placement = placement_of(&runs);
+            let shares = runs.each_ref().map(|run| run.share_done(placement.as_ref()));
+            if let Some(work) = runs[index].next(placement.as_ref())? {
                 is_done = false;
-                on_progress(share, &work.to_string());
+                on_progress((shares[0] + shares[1]) / 2.0, &work.to_string());
                 runs[index].perform(work)?;
             }
         }
@@ -130,8 +155,13 @@ pub fn profile_twice(
         }
     }
     on_progress(1.0, "done");
-    let [mut table, other] = runs.map(|run| run.assemble());
-    table.protocol.repeatability = Some(repeatability(&table, &other));
+    let placement = placement_of(&runs);
+    let interference = runs[1].interference;
+    let [mut table, other] = runs.map(|run| run.assemble(placement));
+    table.protocol.repeatability = Some(Repeatability {
+        interference: (second == SecondProfile::Disturbed).then_some(interference),
+        ..repeatability(&table, &other)
+    });
     table.save(request.out)?;
     Ok(table)
 }
@@ -163,6 +193,7 @@ fn repeatability(one: &LatencyTable, other: &LatencyTable) -> Repeatability {
         worst: quantile(&prices, 1.0),
         raw_median: median(&raw),
         raw_p95: quantile(&raw, 0.95),
+        interference: None,
     }
 }
 
@@ -184,6 +215,13 @@ impl std::fmt::Display for Work {
     }
 }
 
+/// Visits that count in a placement.
+struct Tally<'p> {
+    placement: Option<&'p Placement>,
+    probes: BTreeMap<Probe, usize>,
+    networks: BTreeMap<(Precision, usize), usize>,
+}
+
 /// A profile under way.
 struct Run<'a> {
     request: &'a ProfileRequest<'a>,
@@ -197,6 +235,9 @@ struct Run<'a> {
     networks: BTreeMap<Precision, Vec<SubnetConfig>>,
     /// Written when something is left to measure.
     bench: Option<Bench>,
+    /// Whether a busy loop runs beside some of the visits.
+    is_disturbed: bool,
+    interference: Interference,
 }
 
 impl<'a> Run<'a> {
@@ -240,13 +281,22 @@ impl<'a> Run<'a> {
                 .map(|precision| (precision, plan.draw_networks(precision, request.model)))
                 .collect(),
             bench: None,
+            is_disturbed: false,
+            interference: Interference::default(),
             request,
         })
     }
 
     /// Seconds spent on visits to blocks that count.
-    fn spent_s(&self) -> f64 {
-        visits(&self.records).map(|visit| visit.seconds).sum()
+    fn spent_s(&self, placement: Option<&Placement>) -> f64 {
+        let there = visits(&self.records).filter(|visit| counts(&visit.passes, placement));
+        there.map(|visit| visit.seconds).sum()
+    }
+
+    /// Seconds spent on anything, with the pauses after disturbed visits.
+    fn all_s(&self) -> f64 {
+        let useful = self.records.iter().filter(|r| r.disturbed().is_none());
+        useful.map(Record::seconds).sum::<f64>() + self.lost_s()
     }
 
     /// Seconds lost to visits that were disturbed, and to the pauses after them.
@@ -255,69 +305,114 @@ impl<'a> Run<'a> {
         disturbed.map(|r| r.seconds() + PAUSE.as_secs_f64()).sum()
     }
 
-    fn share_done(&self) -> f64 {
-        (self.share_of_blocks() + self.share_of_networks()) / 2.0
+    fn share_done(&self, placement: Option<&Placement>) -> f64 {
+        let tally = self.tally(placement);
+        let work = (self.share_of_blocks(&tally) + self.share_of_networks(&tally)) / 2.0;
+        let time = self.all_s() / self.request.plan.limit_s.max(1e-9);
+        work.max(time).min(1.0)
     }
 
-    /// Share of the time for blocks that is used; less than 1 while the first rounds are open.
-    fn share_of_blocks(&self) -> f64 {
-        let visits = visits(&self.records).count() as f64;
-        let first: usize = self.orders.iter().map(Vec::len).sum();
-        let first_share = visits / first.max(1) as f64;
-        let time_share = self.spent_s() / self.request.plan.budget_s.max(1e-9);
+    /// What was visited in `placement`, and how often.
+    fn tally<'p>(&self, placement: Option<&'p Placement>) -> Tally<'p> {
+        let drawn = self.networks.iter().flat_map(|(&precision, drawn)| {
+            (0..drawn.len()).map(move |index| ((precision, index), 0))
+        });
+        let probes = self.request.plan.probes().into_iter();
+        let mut tally = Tally {
+            placement,
+            probes: probes.map(|probe| (probe, 0)).collect(),
+            networks: drawn.collect(),
+        };
+        for visit in visits(&self.records).filter(|visit| counts(&visit.passes, placement)) {
+            *tally.probes.entry(visit.probe).or_default() += 1;
+        }
+        for visit in networks(&self.records).filter(|visit| counts(&visit.passes, placement)) {
+            *tally.networks.entry((visit.precision, visit.index)).or_default() += 1;
+        }
+        tally
+    }
+
+    /// Share of the visits to blocks that have to be made, or of the time for them.
+    fn share_of_blocks(&self, tally: &Tally<'_>) -> f64 {
+        let plan = self.request.plan;
+        let made = tally.probes.values().map(|visits| (*visits).min(plan.rounds));
+        let first = plan.rounds * tally.probes.len();
+        let first_share = made.sum::<usize>() as f64 / first.max(1) as f64;
+        let time_share = self.spent_s(tally.placement) / plan.budget_s.max(1e-9);
         time_share.min(first_share).min(1.0)
     }
 
-    fn share_of_networks(&self) -> f64 {
-        let drawn: usize = self.networks.values().map(Vec::len).sum();
-        let all = drawn * self.request.plan.network_visits;
-        if all == 0 {
-            return 1.0;
+    fn share_of_networks(&self, tally: &Tally<'_>) -> f64 {
+        let wanted = self.request.plan.network_visits;
+        let made = tally.networks.values().map(|visits| (*visits).min(wanted));
+        match wanted * tally.networks.len() {
+            0 => 1.0,
+            all => made.sum::<usize>() as f64 / all as f64,
         }
-        networks(&self.records).count() as f64 / all as f64
     }
 
-    /// The next piece of work: the limits, then blocks and networks side by side.
-    fn next(&self) -> Option<Work> {
+    /// The next piece of work; `None` when the profile of `placement` is complete, or its time over.
+    ///
+    /// While the processors are elsewhere, the work is what their present placement lacks: it may
+    /// yet become the more common one.
+    fn next(&mut self, placement: Option<&Placement>) -> Result<Option<Work>, ProfilerError> {
         if !self.records.iter().any(|r| matches!(r, Record::Roofs(_))) {
-            return Some(Work::Roofs);
+            return Ok(Some(Work::Roofs));
         }
-        let block = self.next_block();
-        if block.is_none() || self.share_of_networks() < self.share_of_blocks() {
-            return self.next_network().or(block);
+        if self.all_s() >= self.request.plan.limit_s {
+            return Ok(self.never_visited());
+        }
+        let Some(work) = self.next_in(&self.tally(placement)) else {
+            return Ok(None);
+        };
+        let Some(now_ns) = self.agent.round_trip_ns(self.session())? else {
+            return Ok(Some(work));
+        };
+        if placement.is_some_and(|placement| placement.holds(now_ns)) {
+            return Ok(Some(work));
+        }
+        let present = around(now_ns);
+        Ok(self.next_in(&self.tally(Some(&present))).or(Some(work)))
+    }
+
+    /// What was not visited at all, wherever the processors were.
+    fn never_visited(&self) -> Option<Work> {
+        let tally = self.tally(None);
+        let first = self.orders.first().into_iter().flatten();
+        let mut probes = first.filter(|probe| tally.probes[*probe] == 0);
+        let mut networks = tally.networks.iter().filter(|(_, visits)| **visits == 0);
+        let network = |(&(precision, index), _)| Work::Network(precision, index);
+        let probe = probes.next().copied().map(Work::Visit);
+        probe.or_else(|| networks.next().map(network))
+    }
+
+    /// What a placement lacks: blocks and networks side by side.
+    fn next_in(&self, tally: &Tally<'_>) -> Option<Work> {
+        let block = self.next_block(tally);
+        if block.is_none() || self.share_of_networks(tally) < self.share_of_blocks(tally) {
+            return self.next_network(tally).or(block);
         }
         block
     }
 
     /// The next visit to a block: the first rounds in their random orders, then whatever price is
     /// known least.
-    fn next_block(&self) -> Option<Work> {
-        let mut counts: BTreeMap<Probe, usize> = BTreeMap::new();
-        for visit in visits(&self.records) {
-            *counts.entry(visit.probe).or_default() += 1;
-        }
+    fn next_block(&self, tally: &Tally<'_>) -> Option<Work> {
         for (round, order) in self.orders.iter().enumerate() {
-            let is_open = |probe: &&Probe| counts.get(probe).copied().unwrap_or(0) <= round;
+            let is_open = |probe: &&Probe| tally.probes[*probe] <= round;
             if let Some(probe) = order.iter().find(is_open) {
                 return Some(Work::Visit(*probe));
             }
         }
-        if self.spent_s() >= self.request.plan.budget_s {
+        if self.spent_s(tally.placement) >= self.request.plan.budget_s {
             return None;
         }
-        self.least_known(&counts).map(Work::Visit)
+        self.least_known(tally).map(Work::Visit)
     }
 
     /// The network with the fewest visits, in an order of its own.
-    fn next_network(&self) -> Option<Work> {
-        let mut visits: BTreeMap<(Precision, usize), usize> = BTreeMap::new();
-        for (&precision, drawn) in &self.networks {
-            visits.extend((0..drawn.len()).map(|index| ((precision, index), 0)));
-        }
-        for network in networks(&self.records) {
-            let key = (network.precision, network.index);
-            *visits.entry(key).or_default() += 1;
-        }
+    fn next_network(&self, tally: &Tally<'_>) -> Option<Work> {
+        let visits = &tally.networks;
         let wanted = self.request.plan.network_visits;
         let mut order: Vec<(Precision, usize)> = visits.keys().copied().collect();
         let done = visits.values().min().copied().unwrap_or(0);
@@ -329,23 +424,26 @@ impl<'a> Run<'a> {
     }
 
     /// The probe whose widest interval is the furthest beyond the target, if one is.
-    fn least_known(&self, visits: &BTreeMap<Probe, usize>) -> Option<Probe> {
+    fn least_known(&self, tally: &Tally<'_>) -> Option<Probe> {
         let plan = self.request.plan;
+        let shares = shares_of_visits(&self.records, plan, self.request.model, tally.placement);
         let mut widest: BTreeMap<Probe, f64> = BTreeMap::new();
-        for ((probe, _), shares) in &shares_of_visits(&self.records, plan, self.request.model) {
+        for ((probe, _), visits) in &shares {
+            let shares = &visits.concat();
             let [low, high] = median_ci95(shares);
             let width = (high - low) / 2.0 / median(shares).abs().max(f64::MIN_POSITIVE);
             let widest = widest.entry(*probe).or_default();
             *widest = widest.max(width);
         }
         let open = widest.into_iter().filter(|(probe, width)| {
-            *width > plan.target && visits.get(probe).copied().unwrap_or(0) < MOST_VISITS
+            *width > plan.target && tally.probes[probe] < MOST_VISITS
         });
         let worst = open.max_by(|a, b| a.1.total_cmp(&b.1));
         worst.map(|(probe, _)| probe)
     }
 
     fn perform(&mut self, work: Work) -> Result<(), ProfilerError> {
+        let hog = self.is_beside_hog().then(Hog::start);
         let record = match work {
             Work::Roofs => Record::Roofs(self.measure_roofs()?),
             Work::Visit(probe) => Record::Visit(self.visit(probe)?),
@@ -353,6 +451,11 @@ impl<'a> Run<'a> {
                 Record::Network(self.visit_network(precision, index)?)
             }
         };
+        if hog.is_some() {
+            self.interference.visits += 1;
+            self.interference.noticed += usize::from(record.disturbed().is_some());
+        }
+        drop(hog);
         self.journal.append(&record)?;
         if record.disturbed().is_some() {
             sleep(PAUSE);
@@ -361,9 +464,15 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Whether a busy loop runs beside the next visit: three in ten, in an order of their own.
+    fn is_beside_hog(&self) -> bool {
+        let seed = self.request.plan.seed ^ self.records.len() as u64;
+        self.is_disturbed && ChaCha8Rng::seed_from_u64(seed).random_bool(HOG_SHARE)
+    }
+
     /// With no patience left, disturbed visits have to do.
     fn judged(&self, passes: &[PassRecord]) -> Option<String> {
-        let patience_s = PATIENCE_S + PATIENCE_SHARE * self.request.plan.budget_s;
+        let patience_s = PATIENCE_S + PATIENCE_SHARE * self.request.plan.limit_s;
         disturbance(passes).filter(|_| self.lost_s() < patience_s)
     }
 
@@ -377,11 +486,9 @@ impl<'a> Run<'a> {
         let mut bench = Bench::new(&self.work_folder(), self.request.model, plan.seed)?;
         for probe in plan.probes() {
             bench.probe(&probe, plan)?;
+            bench.references(&probe, plan)?;
         }
         for precision in plan.precisions() {
-            for kind in [PhaseKind::Prefill, PhaseKind::Decode] {
-                bench.reference(precision, kind, plan)?;
-            }
             let baseline = baseline(precision, self.request.model);
             bench.network(&baseline_name(precision), &baseline)?;
             let drawn = self.networks.get(&precision).into_iter().flatten();
@@ -428,7 +535,7 @@ impl<'a> Run<'a> {
             let job = VisitJob {
                 references: vec![graph.clone()],
                 graphs: vec![graph],
-                phases: vec![(phase, 0)],
+                phases: vec![phase],
                 pass_us: plan.pass_us.max(300_000),
                 session: self.session(),
                 vocab_size: model.vocab_size,
@@ -452,13 +559,9 @@ impl<'a> Run<'a> {
         let session = self.session();
         let bench = self.bench()?;
         let job = VisitJob {
-            references: vec![bench.reference(probe.block.precision(), probe.kind, plan)?],
+            references: bench.references(&probe, plan)?,
             graphs: bench.probe(&probe, plan)?,
-            phases: plan
-                .phases(&probe)
-                .into_iter()
-                .map(|phase| (phase, 0))
-                .collect(),
+            phases: plan.phases(&probe),
             pass_us: plan.pass_us,
             session,
             vocab_size: model.vocab_size,
@@ -489,7 +592,7 @@ impl<'a> Run<'a> {
         let job = VisitJob {
             references: vec![bench.graph(&baseline_name(precision))],
             graphs: vec![graph.clone()],
-            phases: network_phases(&workload).map(|phase| (phase, 0)).into(),
+            phases: network_phases(&workload).into(),
             pass_us: plan.network_pass_us,
             session,
             vocab_size: model.vocab_size,
@@ -512,9 +615,10 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn assemble(&self) -> LatencyTable {
+    fn assemble(&self, placement: Option<Placement>) -> LatencyTable {
         Assembly {
             request: self.request,
+            placement,
             device: &self.device,
             runtime: &self.runtime,
             networks: &self.networks,

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use lathe_arch::{BlockShape, Phase, Precision, SubnetConfig, Workload};
 use lathe_latency::{
     Baseline, Bound, Calibration, CalibrationPoint, DeviceFingerprint, Entry, LatencyTable,
-    MemoryModel, MemoryPoint, ModelDescription, PhaseKind, Protocol, Reference, Roof,
+    MemoryModel, MemoryPoint, ModelDescription, PhaseKind, Placement, Protocol, Reference, Roof,
     RuntimeFingerprint, TABLE_VERSION, context_bytes,
 };
 
 use crate::ProfileRequest;
-use crate::plan::{baseline, kind};
-use crate::price::{References, reference_us, shares, shares_of_visits, statistics};
+use crate::plan::{Probe, baseline, kind};
+use crate::price::{
+    References, VisitShares, reference_us, shares, shares_of_visits, statistics, visit_deviation,
+};
 use crate::smooth::{Noisy, smooth};
 use crate::statistics::{median, quantile};
 use crate::visit::{NetworkRecord, Record, RoofsRecord, networks, visits};
@@ -26,6 +28,8 @@ const Z95: f64 = 1.96;
 /// What a table is made of.
 pub(crate) struct Assembly<'a> {
     pub request: &'a ProfileRequest<'a>,
+    /// Where the processors were when what counts was timed.
+    pub placement: Option<Placement>,
     pub device: &'a DeviceFingerprint,
     pub runtime: &'a RuntimeFingerprint,
     pub networks: &'a BTreeMap<Precision, Vec<SubnetConfig>>,
@@ -59,6 +63,7 @@ impl Assembly<'_> {
                 disturbed_visits,
                 memory_bytes_per_second: roofs.memory_bytes_per_second,
                 operations_per_second: roofs.operations_per_second,
+                placement: self.placement,
                 package_watts: self.package_watts(),
                 conditions: self.request.conditions.to_vec(),
                 references,
@@ -80,10 +85,11 @@ impl Assembly<'_> {
     }
 
     fn references(&self) -> References {
+        let placement = self.placement.as_ref();
         let mut references = References::default();
         for visit in visits(self.records) {
             for pass in &visit.passes {
-                references.add(visit.probe.block.precision(), pass);
+                references.add(visit.probe.block.precision(), pass, placement);
             }
         }
         references
@@ -94,7 +100,7 @@ impl Assembly<'_> {
         let mut latencies: BTreeMap<(Precision, Phase), Vec<f64>> = BTreeMap::new();
         for record in networks(self.records) {
             for pass in &record.passes {
-                let turns = pass.turns_us();
+                let turns = pass.turns_us(self.placement.as_ref());
                 let runs = turns.iter().filter_map(|turn| turn.first().copied());
                 let key = (record.precision, pass.phase);
                 latencies.entry(key).or_default().extend(runs);
@@ -134,13 +140,21 @@ impl Assembly<'_> {
     fn entries(&self, references: &[Reference], roofs: &Roofs) -> Vec<Entry> {
         let (plan, model) = (self.request.plan, self.request.model);
         let mut entries = Vec::new();
-        for ((probe, phase), shares) in &shares_of_visits(self.records, plan, model) {
+        let mut noisy = Vec::new();
+        let anywhere = shares_of_visits(self.records, plan, model, None);
+        let there = shares_of_visits(self.records, plan, model, self.placement.as_ref());
+        let deviations = deviations(&there);
+        for ((probe, phase), all) in &anywhere {
+            let visits = there.get(&(*probe, *phase));
             let precision = probe.block.precision();
             let Some(level_us) = reference_us(references, precision, *phase) else {
                 continue;
             };
-            let mut latency = statistics(shares, level_us);
+            let mut latency = statistics(&visits.unwrap_or(all).concat(), level_us);
             let mut flags = Vec::new();
+            if visits.is_none() {
+                flags.push("timed in another placement of the processors".to_owned());
+            }
             if latency.median_us <= 0.0 {
                 latency.median_us = 1e-3;
                 flags.push("below the noise".to_owned());
@@ -152,6 +166,16 @@ impl Assembly<'_> {
                     "noisy: within {percent:.1} %, wanted {wanted:.0} %"
                 ));
             }
+            // Turns of one visit have their errors in common: what counts is how far visits differ.
+            let deviation = deviations.get(&group(probe, *phase)).copied();
+            let between = deviation.unwrap_or_default() * latency.median_us
+                / (visits.map_or(1, Vec::len) as f64).sqrt();
+            noisy.push(Noisy {
+                block: probe.block,
+                phase: *phase,
+                price_us: latency.median_us,
+                error_us: between.max(latency.half_width_us() / Z95),
+            });
             entries.push(Entry {
                 block: probe.block,
                 phase: *phase,
@@ -163,7 +187,6 @@ impl Assembly<'_> {
                 flags,
             });
         }
-        let noisy: Vec<Noisy> = entries.iter().map(noisy).collect();
         for (entry, price_us) in entries.iter_mut().zip(smooth(&noisy)) {
             entry.price_us = price_us;
             let roof = roofs.of_entry(&entry.block, &entry.phase, price_us, model);
@@ -193,8 +216,11 @@ impl Assembly<'_> {
             let level_us = baseline_us(table, precision, at, &plan.workload)?;
             let shares: Vec<f64> = passes
                 .iter()
-                .flat_map(|pass| shares(pass, [0, 1]))
+                .flat_map(|pass| shares(pass, [0, 1], self.placement.as_ref()))
                 .collect();
+            if shares.is_empty() {
+                return None;
+            }
             let prediction = table.predict(subnet, &plan.workload).ok()?;
             Some(CalibrationPoint {
                 sum_us: match phase {
@@ -244,13 +270,28 @@ pub(crate) fn baseline_us(
     })
 }
 
-fn noisy(entry: &Entry) -> Noisy {
-    Noisy {
-        block: entry.block,
-        phase: entry.phase,
-        price_us: entry.latency.median_us,
-        error_us: entry.latency.half_width_us() / Z95,
+/// Blocks whose visits are taken to differ alike.
+type Group = (u8, PhaseKind, Precision);
+
+fn group(probe: &Probe, phase: Phase) -> Group {
+    let block = match probe.block {
+        BlockShape::EmbeddingAndHead(_) => 0,
+        BlockShape::Attention(_) => 1,
+        BlockShape::Mlp(_) => 2,
+    };
+    (block, kind(&phase), probe.block.precision())
+}
+
+/// What visits of each group differ by, as a share of a price.
+fn deviations(visits: &BTreeMap<(Probe, Phase), VisitShares>) -> BTreeMap<Group, f64> {
+    let mut groups: BTreeMap<Group, Vec<&VisitShares>> = BTreeMap::new();
+    for ((probe, phase), shares) in visits {
+        groups.entry(group(probe, *phase)).or_default().push(shares);
     }
+    let known = groups.into_iter();
+    known
+        .filter_map(|(group, all)| Some((group, visit_deviation(all)?)))
+        .collect()
 }
 
 /// What a share of the roof says against an entry.

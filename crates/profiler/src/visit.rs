@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use lathe_agent::{Environment, MeasureJob, Pass, SessionConfig};
 use lathe_arch::{Phase, Precision};
+use lathe_latency::Placement;
 use serde::{Deserialize, Serialize};
 
 use crate::ProfilerError;
@@ -22,6 +23,8 @@ const TICK_US: f64 = 10_000.0;
 const SHORTEST_JUDGED_US: u64 = 30_000;
 /// Turns of a pass at least.
 const MIN_TURNS: u32 = 5;
+/// Turns in a placement without which a pass tells nothing about it.
+const COUNTED_TURNS: usize = 3;
 /// Turns of a pass at most.
 const MAX_TURNS: u32 = 1000;
 
@@ -88,7 +91,7 @@ pub(crate) struct RoofsRecord {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct VisitRecord {
     pub probe: Probe,
-    /// Turns of reference, shorter chain and longer chain; or of reference and network.
+    /// Turns of reference, filler if any, shorter chain and longer chain.
     pub passes: Vec<PassRecord>,
     /// Wall time with loading.
     pub seconds: f64,
@@ -117,23 +120,30 @@ pub(crate) struct PassRecord {
     pub phase: Phase,
     /// `[turn][graph]` in nanoseconds; the reference is the first graph.
     pub durations_ns: Vec<Vec<u64>>,
+    /// Round trips between the processors around the turns, in nanoseconds; empty where unknown.
+    pub round_trips_ns: Vec<u64>,
     pub environment: Environment,
 }
 
 impl PassRecord {
-    /// The turns after the warm-up, in microseconds.
-    pub fn turns_us(&self) -> Vec<Vec<f64>> {
+    /// The turns after the warm-up in microseconds: those in `placement`, or all where there is
+    /// none or the device does not tell.
+    pub fn turns_us(&self, placement: Option<&Placement>) -> Vec<Vec<f64>> {
         let graphs = self.durations_ns.first().map_or(0, Vec::len);
-        let series = |graph: usize| -> Vec<f64> {
-            let turns = self.durations_ns.iter();
-            turns
-                .filter_map(|turn| turn.get(graph).map(|ns| *ns as f64))
-                .collect()
+        let is_there = |turn: usize| match (placement, self.round_trips_ns.get(turn..=turn + 1)) {
+            (Some(placement), Some(around)) => around.iter().all(|ns| placement.holds(*ns)),
+            (None, _) | (_, None) => true,
         };
+        let turns = self.durations_ns.iter().enumerate();
+        let turns: Vec<&Vec<u64>> = turns
+            .filter(|(index, turn)| turn.len() == graphs && is_there(*index))
+            .map(|(_, turn)| turn)
+            .collect();
+        let series =
+            |graph: usize| -> Vec<f64> { turns.iter().map(|turn| turn[graph] as f64).collect() };
         let warm = (0..graphs).map(|graph| warmup_length(&series(graph))).max();
-        let turns = self.durations_ns.iter().skip(warm.unwrap_or(0));
+        let turns = turns.iter().skip(warm.unwrap_or(0));
         turns
-            .filter(|turn| turn.len() == graphs)
             .map(|turn| turn.iter().map(|ns| *ns as f64 / 1000.0).collect())
             .collect()
     }
@@ -164,12 +174,12 @@ impl PassRecord {
 
 /// The graphs of a visit and how they take turns.
 pub(crate) struct VisitJob {
-    /// Reference chains of prefill and decode, where they are needed; they stay loaded.
+    /// What opens every turn: the reference, and a filler where one is needed. They stay loaded.
     pub references: Vec<PathBuf>,
     /// What is measured.
     pub graphs: Vec<PathBuf>,
-    /// Phases, each with the index of its reference.
-    pub phases: Vec<(Phase, usize)>,
+    /// Phases at which all of them take turns.
+    pub phases: Vec<Phase>,
     /// Microseconds of turns for each phase.
     pub pass_us: u64,
     pub session: SessionConfig,
@@ -181,9 +191,9 @@ impl VisitJob {
     /// Takes the turns.
     pub fn run(self, agent: &mut Agent) -> Result<Vec<PassRecord>, ProfilerError> {
         let references = self.references.len();
-        let graphs = references..references + self.graphs.len();
-        let passes = self.phases.iter().map(|(phase, reference)| Pass {
-            models: std::iter::once(*reference).chain(graphs.clone()).collect(),
+        let graphs = references + self.graphs.len();
+        let passes = self.phases.iter().map(|phase| Pass {
+            models: (0..graphs).collect(),
             batch: phase.batch(),
             new_tokens: phase.new_tokens(),
             past_tokens: phase.past_tokens(),
@@ -202,13 +212,28 @@ impl VisitJob {
         let (samples, _) = agent.measure(job)?;
         let records = samples.into_iter().zip(&self.phases);
         Ok(records
-            .map(|(samples, (phase, _))| PassRecord {
+            .map(|(samples, phase)| PassRecord {
                 phase: *phase,
                 durations_ns: samples.durations_ns,
+                round_trips_ns: samples.round_trips_ns,
                 environment: samples.environment,
             })
             .collect())
     }
+}
+
+/// Whether all of `passes` have turns enough in `placement`.
+pub(crate) fn counts(passes: &[PassRecord], placement: Option<&Placement>) -> bool {
+    let is_enough = |pass: &PassRecord| pass.turns_us(placement).len() >= COUNTED_TURNS;
+    passes.iter().all(is_enough)
+}
+
+/// Round trips around all turns of visits that count.
+pub(crate) fn round_trips(records: &[Record]) -> impl Iterator<Item = u64> + '_ {
+    let passes = visits(records)
+        .flat_map(|visit| &visit.passes)
+        .chain(networks(records).flat_map(|visit| &visit.passes));
+    passes.flat_map(|pass| pass.round_trips_ns.iter().copied())
 }
 
 /// The first reason why passes do not count.
@@ -219,6 +244,7 @@ pub(crate) fn disturbance(passes: &[PassRecord]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::placement::around;
 
     fn pass(environment: Environment) -> PassRecord {
         PassRecord {
@@ -236,6 +262,7 @@ mod tests {
                 vec![1050, 2000],
                 vec![1000, 2000],
             ],
+            round_trips_ns: vec![80, 80, 80, 80, 80, 340, 340, 80, 80],
             environment,
         }
     }
@@ -270,8 +297,20 @@ mod tests {
 
     #[test]
     fn the_slow_first_turn_is_left_out() {
-        let turns = pass(Environment::default()).turns_us();
+        let turns = pass(Environment::default()).turns_us(None);
         assert_eq!(turns.len(), 7);
         assert_eq!(turns[0], [1.0, 2.0]);
+    }
+
+    #[test]
+    fn turns_count_where_both_their_ends_are() {
+        let pass = pass(Environment::default());
+        let (near, far) = (around(82), around(350));
+        // Of eight turns one is the warm-up and three have an end elsewhere.
+        assert_eq!(pass.turns_us(Some(&near)).len(), 4);
+        assert_eq!(pass.turns_us(Some(&far)), [[1.0, 2.0]]);
+        let passes = [pass];
+        assert!(counts(&passes, Some(&near)) && counts(&passes, None));
+        assert!(!counts(&passes, Some(&far)));
     }
 }

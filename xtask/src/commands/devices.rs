@@ -1,5 +1,5 @@
 use lathe_fetch::Cache;
-use lathe_profiler::{Agent, DeviceSpec, Inspection, Preflight, ThermalZone, Verdict};
+use lathe_profiler::{Agent, DeviceSpec, Inspection, Preflight, SessionConfig, ThermalZone, Verdict};
 use lathe_profiler::{preflight, processor_list};
 use serde::Serialize;
 
@@ -28,6 +28,8 @@ struct State {
     device: DeviceSpec,
     threads: usize,
     runtime_build: String,
+    /// Round trip of a cache line between the processors in nanoseconds.
+    round_trip_ns: Option<u64>,
     verdict: Verdict,
     #[serde(flatten)]
     preflight: Preflight,
@@ -68,6 +70,9 @@ fn inspect(cache: &Cache, arguments: &DeviceArguments) -> anyhow::Result<State> 
     Ok(State {
         threads: device.threads(),
         runtime_build: agent.hello().runtime_build.clone(),
+        round_trip_ns: agent.round_trip_ns(SessionConfig {
+            threads: device.threads(),
+        })?,
         verdict: preflight.verdict(),
         preflight,
         device,
@@ -84,6 +89,7 @@ fn print(found: &Found) {
     for (label, text) in [
         ("processor", processor(inspection)),
         ("fast cores", fast_cores(state)),
+        ("distance", distance(state)),
         ("clock", clock(inspection)),
         ("memory", memory(inspection)),
         ("system", system(inspection)),
@@ -131,6 +137,12 @@ fn fast_cores(state: &State) -> String {
     let cores = processor_list(&state.preflight.fastest_cores);
     let cores = Some(cores).filter(|cores| !cores.is_empty());
     told([cores, Some(format!("for {} threads", state.threads))])
+}
+
+/// How far apart the processors are: a virtual machine's are moved between the host's cores.
+fn distance(state: &State) -> String {
+    let trip = state.round_trip_ns;
+    told([trip.map(|ns| format!("a cache line comes back from another processor in {ns} ns"))])
 }
 
 fn clock(inspection: &Inspection) -> String {

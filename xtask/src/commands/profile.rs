@@ -4,7 +4,7 @@ use lathe_arch::{SearchSpace, SpaceSpec};
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{
-    Agent, AgentCommand, DeviceSpec, ProfilePlan, ProfileRequest, Verdict, preflight, profile,
+    Agent, AgentCommand, DeviceSpec, ProfilePlan, ProfileRequest, SecondProfile, Verdict, preflight, profile,
     profile_twice,
 };
 use lathe_supernet::checkpoint::read_config;
@@ -60,7 +60,11 @@ pub fn run(arguments: &Profile) -> anyhow::Result<()> {
     };
     let show = |share: f64, _: &str| steps.show("profiling", (1000.0 * share) as usize, 1000);
     let table = if arguments.aa {
-        profile_twice(&request, show)?
+        let second = match arguments.hog {
+            true => SecondProfile::Disturbed,
+            false => SecondProfile::Undisturbed,
+        };
+        profile_twice(&request, second, show)?
     } else {
         profile(&request, show)?
     };
@@ -108,9 +112,9 @@ fn plan(arguments: &Profile, blocks: Vec<lathe_arch::BlockShape>) -> ProfilePlan
         plan.depths.clone_from(&arguments.depth);
     }
     plan.batches.clone_from(&arguments.batch);
-    plan.budget_s = arguments
+    plan.limit_s = arguments
         .minutes
-        .map_or(plan.budget_s, |m| 60.0 * m.max(0.0));
+        .map_or(plan.limit_s, |m| 60.0 * m.max(0.0));
     plan.networks = arguments.networks.unwrap_or(plan.networks);
     plan.workload = arguments.workload;
     plan
@@ -145,6 +149,13 @@ fn print(table: &LatencyTable) {
         Some(watts) => println!("the processors take {watts:.1} W"),
         None => println!("energy: the device offers no counter"),
     }
+    if let Some(placement) = &protocol.placement {
+        println!(
+            "{:.0} % of the turns count: those with the processors {:.0} ns apart",
+            100.0 * placement.share,
+            placement.round_trip_ns
+        );
+    }
     let giga = 1e9;
     println!(
         "memory is read at {:.1} GB/s",
@@ -176,5 +187,11 @@ fn print(table: &LatencyTable) {
             100.0 * repeat.raw_median,
             100.0 * repeat.raw_p95
         );
+        if let Some(hog) = &repeat.interference {
+            println!(
+                "a busy loop ran beside {} visits of the second profile; {} were noticed and thrown away",
+                hog.visits, hog.noticed
+            );
+        }
     }
 }

@@ -29,3 +29,21 @@ pub fn bind(processors: &[usize]) -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+/// Processors that this process may use, in order; none where the system does not tell.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn allowed() -> Vec<usize> {
+    use rustix::thread::{CpuSet, sched_getaffinity};
+
+    let Ok(set) = sched_getaffinity(None) else {
+        return Vec::new();
+    };
+    let all = 0..CpuSet::MAX_CPU;
+    all.filter(|processor| set.is_set(*processor)).collect()
+}
+
+/// Processors that this process may use, in order; none where the system does not tell.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn allowed() -> Vec<usize> {
+    Vec::new()
+}

@@ -5,6 +5,8 @@ use std::time::Instant;
 use anyhow::ensure;
 use lathe_agent::{Bandwidth, BandwidthJob, MAX_TURNS};
 
+use super::affinity;
+
 /// Largest buffer.
 const MAX_BYTES: u64 = 4 << 30;
 /// Most threads.
@@ -13,7 +15,7 @@ const MAX_THREADS: usize = 1024;
 const LANES: usize = 64;
 
 /// Reads a buffer again and again: the rate at which decode can stream weights at best.
-pub fn bandwidth(id: u64, job: &BandwidthJob) -> anyhow::Result<Bandwidth> {
+pub fn bandwidth(processors: &[usize], id: u64, job: &BandwidthJob) -> anyhow::Result<Bandwidth> {
     ensure!(
         (1 << 20..=MAX_BYTES).contains(&job.bytes)
             && (1..=MAX_THREADS).contains(&job.threads)
@@ -29,8 +31,14 @@ pub fn bandwidth(id: u64, job: &BandwidthJob) -> anyhow::Result<Bandwidth> {
     let durations = (0..job.runs).map(|_| {
         let clock = Instant::now();
         thread::scope(|scope| {
+            let mut own = processors.iter().cycle();
             for part in buffer.chunks(part) {
-                scope.spawn(move || black_box(sum(part)));
+                let processor = own.next().copied();
+                scope.spawn(move || {
+                    // Where threads cannot be bound, they run where the system likes.
+                    let _free = processor.map(|processor| affinity::bind(&[processor]));
+                    black_box(sum(part))
+                });
             }
         });
         clock.elapsed().as_nanos() as u64
@@ -79,13 +87,13 @@ mod tests {
                 bytes,
                 runs,
             };
-            assert!(bandwidth(1, &job).is_err());
+            assert!(bandwidth(&[0], 1, &job).is_err());
         }
         let job = BandwidthJob {
             threads: 2,
             bytes: 1 << 20,
             runs: 3,
         };
-        assert_eq!(bandwidth(1, &job).unwrap().durations_ns.len(), 3);
+        assert_eq!(bandwidth(&affinity::allowed(), 1, &job).unwrap().durations_ns.len(), 3);
     }
 }

@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use lathe_agent::{GenerateJob, Generated};
-use ort::environment::Environment;
 use ort::session::Session;
 use ort::value::DynValue;
 
+use super::Runtime;
 use super::inputs::{self, Sizes};
 use super::session;
 
@@ -17,7 +17,7 @@ const MAX_TOKENS: usize = 1 << 20;
 /// A KV cache entry: the input's name and its value.
 type Past = Vec<(String, DynValue)>;
 
-pub fn generate(runtime: &Environment, id: u64, job: &GenerateJob) -> anyhow::Result<Generated> {
+pub fn generate(runtime: &Runtime, id: u64, job: &GenerateJob) -> anyhow::Result<Generated> {
     ensure!(!job.prompt.is_empty(), "the prompt is empty");
     ensure!(
         job.prompt.len().saturating_add(job.max_new_tokens) <= MAX_TOKENS,

@@ -17,6 +17,7 @@ mod processors;
 mod tests;
 mod thermal;
 
+use super::Runtime;
 use activity::Ticks;
 pub use energy::EnergyReading;
 pub use files::SystemFiles;
@@ -25,11 +26,12 @@ pub use files::SystemFiles;
 const WINDOW: Duration = Duration::from_millis(200);
 
 /// Inspects this device.
-pub fn inspect(id: u64) -> Inspected {
-    Inspected {
+pub fn inspect(runtime: &Runtime, id: u64) -> anyhow::Result<Inspected> {
+    let inspection = runtime.unbound(|| inspection(&SystemFiles::below("/"), WINDOW))?;
+    Ok(Inspected {
         id,
-        inspection: Box::new(inspection(&SystemFiles::below("/"), WINDOW)),
-    }
+        inspection: Box::new(inspection),
+    })
 }
 
 /// Inspects the device whose `/proc` and `/sys` are `files`.

@@ -4,12 +4,13 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use lathe_agent::{MAX_MODELS, MAX_TURNS, MeasureJob, Measured, Pass, Samples};
-use ort::environment::Environment;
 use ort::session::IoBinding;
 use ort::session::Session;
 
+use super::Runtime;
 use super::environment::Reading;
 use super::inputs::{self, Sizes};
+use super::round_trip::RoundTrip;
 use super::session;
 
 /// Sessions that stay loaded between jobs, by file.
@@ -17,7 +18,7 @@ pub type Kept = BTreeMap<PathBuf, Session>;
 
 /// Loads all models of a job, then takes the turns of each pass.
 pub fn measure(
-    runtime: &Environment,
+    runtime: &Runtime,
     kept: &mut Kept,
     id: u64,
     job: &MeasureJob,
@@ -39,6 +40,7 @@ pub fn measure(
         sessions.push(session);
         load_ns.push(clock.elapsed().as_nanos() as u64);
     }
+    let round_trip = RoundTrip::between(&runtime.processors, job.session.threads);
     for (index, pass) in job.passes.iter().enumerate() {
         ensure!(
             (1..=MAX_TURNS).contains(&pass.min_turns)
@@ -61,11 +63,12 @@ pub fn measure(
             bindings.push(binding);
         }
         let before = Reading::now();
-        let durations_ns = take_turns(&mut sessions, &bindings, pass)?;
+        let turns = take_turns(&mut sessions, &bindings, pass, &round_trip)?;
         on_samples(Samples {
             id,
             pass: index,
-            durations_ns,
+            durations_ns: turns.durations_ns,
+            round_trips_ns: turns.round_trips_ns,
             environment: Reading::now().since(&before),
         })?;
     }
@@ -77,29 +80,41 @@ pub fn measure(
     Ok(Measured { id, load_ns })
 }
 
-/// Nanoseconds of each run, `[turn][model]`.
+struct Turns {
+    durations_ns: Vec<Vec<u64>>,
+    round_trips_ns: Vec<u64>,
+}
+
+/// All models in the same order in every turn: whatever runs between two runs of one model is the
+/// same each time.
 fn take_turns(
     sessions: &mut [Session],
     bindings: &[IoBinding],
     pass: &Pass,
-) -> anyhow::Result<Vec<Vec<u64>>> {
+    round_trip: &RoundTrip,
+) -> anyhow::Result<Turns> {
     let clock = Instant::now();
-    let mut turns = Vec::new();
-    while turns.len() < pass.max_turns as usize {
+    let mut turns = Turns {
+        durations_ns: Vec::new(),
+        round_trips_ns: Vec::new(),
+    };
+    turns.round_trips_ns.extend(round_trip.measure_ns());
+    while turns.durations_ns.len() < pass.max_turns as usize {
+        let count = turns.durations_ns.len();
         let is_over = clock.elapsed().as_micros() >= u128::from(pass.budget_us);
-        if is_over && turns.len() >= pass.min_turns as usize {
+        if is_over && count >= pass.min_turns as usize {
             break;
         }
         let mut turn = vec![0; bindings.len()];
-        for step in 0..bindings.len() {
-            let position = match turns.len() % 2 {
-                0 => step,
-                _ => bindings.len() - 1 - step,
-            };
-            let session = &mut sessions[pass.models[position]];
-            turn[position] = run(session, &bindings[position])?;
+        for (step, binding) in bindings.iter().enumerate() {
+            turn[step] = run(&mut sessions[pass.models[step]], binding)?;
         }
-        turns.push(turn);
+        turns.durations_ns.push(turn);
+        turns.round_trips_ns.extend(round_trip.measure_ns());
+    }
+    // Where a way was not measured once, it cannot be said which turns it belongs to.
+    if turns.round_trips_ns.len() != turns.durations_ns.len() + 1 {
+        turns.round_trips_ns.clear();
     }
     Ok(turns)
 }

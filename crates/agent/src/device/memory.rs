@@ -2,15 +2,15 @@ use std::fs;
 
 use anyhow::Context;
 use lathe_agent::{MemoryJob, MemoryUse};
-use ort::environment::Environment;
 
+use super::Runtime;
 use super::environment::status_field;
 use super::inputs::{self, Sizes};
 use super::session;
 
 /// Loads a model, runs its passes, and reads the kernel's high-water mark of resident memory,
 /// which is set back first (`/proc/self/clear_refs`, see proc(5)).
-pub fn memory(runtime: &Environment, id: u64, job: &MemoryJob) -> anyhow::Result<MemoryUse> {
+pub fn memory(runtime: &Runtime, id: u64, job: &MemoryJob) -> anyhow::Result<MemoryUse> {
     const UNTOLD: &str = "this system does not tell a process's largest resident memory";
     fs::write("/proc/self/clear_refs", "5").context(UNTOLD)?;
     let before = status_field("VmRSS:").context(UNTOLD)?;
