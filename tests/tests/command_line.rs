@@ -468,7 +468,13 @@ fn a_profile_covers_batches_precisions_and_repeats_itself() {
 fn a_busy_loop_is_counted() {
     let desk = Desk::new();
     let (model, table) = (desk.model(), desk.text("table.yaml"));
-    let said = desk.succeeds(&[&short_profile(&model, &table, "f32")[..], &["--aa", "--hog"]].concat());
+    let said = desk.succeeds(
+        &[
+            &short_profile(&model, &table, "f32")[..],
+            &["--aa", "--hog"],
+        ]
+        .concat(),
+    );
     assert!(said.contains("a busy loop ran beside"), "{said}");
     let table = LatencyTable::load(Path::new(&table)).unwrap();
     let hog = table.protocol.repeatability.unwrap().interference.unwrap();

@@ -96,7 +96,9 @@ fn answer(runtime: &Runtime, kept: &mut Kept, line: &[u8]) -> anyhow::Result<()>
         .map(Answer::Measured),
         Job::Memory(job) => device::memory(runtime, id, job).map(Answer::Memory),
         Job::Optimize(job) => device::optimize(runtime, id, job).map(Answer::Optimized),
-        Job::Bandwidth(job) => device::bandwidth(&runtime.processors, id, job).map(Answer::Bandwidth),
+        Job::Bandwidth(job) => {
+            device::bandwidth(&runtime.processors, id, job).map(Answer::Bandwidth)
+        }
         Job::Generate(job) => device::generate(runtime, id, job).map(Answer::Generated),
         Job::RoundTrip(session) => Ok(Answer::RoundTrip(device::round_trip(
             &runtime.processors,

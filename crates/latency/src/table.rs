@@ -342,7 +342,10 @@ impl LatencyTable {
             .iter()
             .flat_map(|r| [r.median, r.p95, r.worst, r.raw_median, r.raw_p95]);
         let placement = protocol.placement.iter().flat_map(|at| {
-            [("placement.round_trip_ns", at.round_trip_ns), ("placement.share", at.share)]
+            [
+                ("placement.round_trip_ns", at.round_trip_ns),
+                ("placement.share", at.share),
+            ]
         });
         let references = protocol.references.iter().map(|r| r.median_us);
         let levels = references.chain(protocol.baselines.iter().map(|b| b.median_us));

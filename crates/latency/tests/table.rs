@@ -93,7 +93,7 @@ fn table() -> LatencyTable {
             memory_bytes_per_second: 2e10,
             operations_per_second: Default::default(),
             placement: None,
-                package_watts: None,
+            package_watts: None,
             conditions: Vec::new(),
             references: Vec::new(),
             baselines: Vec::new(),

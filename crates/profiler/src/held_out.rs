@@ -26,7 +26,7 @@ use crate::visit::{NetworkRecord, PassRecord, Record, VisitJob, counts, disturba
 use crate::{AgentCommand, ProfilerError};
 
 /// Microseconds of turns for each phase of a visit.
-const PASS_US: u64 = 700_000;
+const PASS_US: u64 = 450_000;
 /// Visits that are made again at most because other work ran meanwhile, for each network.
 const REPEATED_VISITS: usize = 3;
 /// How long the processors may be elsewhere than they were for the table.
@@ -228,6 +228,7 @@ impl HeldOut<'_> {
         let graph = &graphs.networks[index];
         let job = || VisitJob {
             references: vec![graphs.baselines[&precision].clone()],
+            keeps_references: false,
             graphs: vec![graph.clone()],
             phases: network_phases(&self.workload).into(),
             pass_us: PASS_US,
@@ -278,10 +279,15 @@ impl HeldOut<'_> {
             let level_us = baseline_us(self.table, precision, phase, &self.workload)
                 .ok_or_else(|| self.no_reference(precision))?;
             let scaled = |pass: &PassRecord| -> Vec<f64> {
-                shares(pass, [0, 1], self.placement()).iter().map(|s| s * level_us).collect()
+                shares(pass, [0, 1], self.placement())
+                    .iter()
+                    .map(|s| s * level_us)
+                    .collect()
             };
             let all: Vec<f64> = passes.iter().flat_map(|pass| scaled(pass)).collect();
-            let turns = passes.iter().flat_map(|pass| pass.turns_us(self.placement()));
+            let turns = passes
+                .iter()
+                .flat_map(|pass| pass.turns_us(self.placement()));
             let references: Vec<f64> = turns.filter_map(|turn| turn.first().copied()).collect();
             Ok(MeasuredPhase {
                 median_us: median(&all),

@@ -95,7 +95,7 @@ impl ProfilePlan {
             pass_us: 150_000,
             networks: 14,
             network_visits: 2,
-            network_pass_us: 700_000,
+            network_pass_us: 500_000,
             workload: Workload::default(),
             seed: 1,
             last_level_cache_bytes: last_level_cache_bytes(),
@@ -114,7 +114,7 @@ impl ProfilePlan {
             pass_us: 60_000,
             networks: 5,
             network_visits: 1,
-            network_pass_us: 300_000,
+            network_pass_us: 250_000,
             ..Self::thorough(blocks)
         }
     }

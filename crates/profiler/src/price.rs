@@ -21,38 +21,30 @@ pub(crate) fn reference_phase(phase: Phase) -> Phase {
     }
 }
 
-/// Latencies of the reference chains over a whole profile.
-#[derive(Default)]
-pub(crate) struct References {
-    latencies_us: BTreeMap<(Precision, Phase), Vec<f64>>,
-}
-
-impl References {
-    /// Takes in the turns of a pass.
-    pub fn add(
-        &mut self,
-        precision: Precision,
-        pass: &PassRecord,
-        placement: Option<&Placement>,
-    ) {
-        let key = (precision, reference_phase(pass.phase));
-        let turns = pass.turns_us(placement);
-        let latencies = turns.iter().filter_map(|turn| turn.first().copied());
-        self.latencies_us.entry(key).or_default().extend(latencies);
+/// Latencies of whatever opened the turns of passes, in microseconds: in `placement`, or wherever
+/// the processors were where nothing was timed there.
+pub(crate) fn opening_latencies_us<'a>(
+    passes: impl Iterator<Item = (Precision, Phase, &'a PassRecord)>,
+    placement: Option<&Placement>,
+) -> BTreeMap<(Precision, Phase), Vec<f64>> {
+    let passes: Vec<_> = passes.collect();
+    let collect = |placement: Option<&Placement>| {
+        let mut all: BTreeMap<(Precision, Phase), Vec<f64>> = BTreeMap::new();
+        for (precision, phase, pass) in &passes {
+            let turns = pass.turns_us(placement);
+            let latencies = turns.iter().filter_map(|turn| turn.first().copied());
+            all.entry((*precision, *phase))
+                .or_default()
+                .extend(latencies);
+        }
+        all
+    };
+    let mut latencies = collect(None);
+    if placement.is_some() {
+        let there = collect(placement).into_iter();
+        latencies.extend(there.filter(|(_, latencies)| !latencies.is_empty()));
     }
-
-    /// The median of each, for the table.
-    pub fn summary(&self, copies: impl Fn(Precision, &Phase) -> usize) -> Vec<Reference> {
-        let all = self.latencies_us.iter();
-        all.map(|((precision, phase), latencies)| Reference {
-            precision: *precision,
-            phase: *phase,
-            copies: copies(*precision, phase),
-            median_us: median(latencies),
-            samples: latencies.len(),
-        })
-        .collect()
-    }
+    latencies
 }
 
 /// The latency of a reference chain at `phase`: measured, or on the line between measured prompts.
@@ -128,9 +120,7 @@ pub(crate) fn shares_of_visits(
 /// phase, as a share of it. Few blocks are visited often enough to tell by themselves, so all that
 /// are given are pooled, by a median that a visit gone astray does not move. `None` when nothing
 /// was visited twice.
-pub(crate) fn visit_deviation<'a>(
-    all: impl IntoIterator<Item = &'a VisitShares>,
-) -> Option<f64> {
+pub(crate) fn visit_deviation<'a>(all: impl IntoIterator<Item = &'a VisitShares>) -> Option<f64> {
     let mut deviations = Vec::new();
     for visits in all {
         let medians: Vec<f64> = visits.iter().map(|shares| median(shares)).collect();
@@ -190,7 +180,10 @@ mod tests {
         let pair = |apart: f64| vec![vec![1.0, 1.0], vec![1.0 + apart; 3]];
         let mut all: Vec<VisitShares> = (0..9).map(|_| pair(0.02)).collect();
         let quiet = visit_deviation(&all).unwrap();
-        assert!((quiet - 1.4826 * 0.01 * 2f64.sqrt() / 1.01).abs() < 1e-4, "{quiet}");
+        assert!(
+            (quiet - 1.4826 * 0.01 * 2f64.sqrt() / 1.01).abs() < 1e-4,
+            "{quiet}"
+        );
         all.push(pair(0.8));
         assert_eq!(visit_deviation(&all), Some(quiet));
         assert_eq!(visit_deviation(&[vec![vec![1.0]]]), None);
@@ -198,21 +191,42 @@ mod tests {
 
     #[test]
     fn references_between_prompts_are_interpolated() {
-        let mut references = References::default();
-        for (tokens, ns) in [(32, 10_000), (128, 40_000)] {
-            let pass = PassRecord {
-                phase: prefill(tokens),
-                durations_ns: vec![vec![ns, 1]; 4],
-                round_trips_ns: Vec::new(),
-                environment: Environment::default(),
-            };
-            references.add(Precision::F32, &pass, None);
-        }
-        let summary = references.summary(|_, _| 3);
-        let at = |tokens| reference_us(&summary, Precision::F32, prefill(tokens));
+        let reference = |tokens, median_us| Reference {
+            precision: Precision::F32,
+            phase: prefill(tokens),
+            copies: 3,
+            median_us,
+            samples: 4,
+        };
+        let references = [reference(32, 10.0), reference(128, 40.0)];
+        let at = |tokens| reference_us(&references, Precision::F32, prefill(tokens));
         assert_eq!(at(128), Some(40.0));
         assert_eq!(at(80), Some(25.0));
         assert_eq!(at(16), None);
-        assert_eq!(reference_us(&summary, Precision::Int8, prefill(32)), None);
+        assert_eq!(
+            reference_us(&references, Precision::Int8, prefill(32)),
+            None
+        );
+    }
+
+    #[test]
+    fn levels_are_those_of_a_placement_where_it_was_seen() {
+        let pass = |tokens, round_trip_ns, ns| PassRecord {
+            phase: prefill(tokens),
+            durations_ns: vec![vec![ns, 1]; 4],
+            round_trips_ns: vec![round_trip_ns; 5],
+            environment: Environment::default(),
+        };
+        let passes = [
+            pass(32, 80, 10_000),
+            pass(32, 350, 30_000),
+            pass(128, 350, 50_000),
+        ];
+        let all = passes.iter().map(|pass| (Precision::F32, pass.phase, pass));
+        let near = crate::placement::around(80);
+        let levels = opening_latencies_us(all, Some(&near));
+        assert_eq!(levels[&(Precision::F32, prefill(32))], [10.0; 4]);
+        // At 128 tokens nothing was timed there.
+        assert_eq!(levels[&(Precision::F32, prefill(128))], [50.0; 4]);
     }
 }

@@ -12,7 +12,8 @@ use lathe_latency::{
 use crate::ProfileRequest;
 use crate::plan::{Probe, baseline, kind};
 use crate::price::{
-    References, VisitShares, reference_us, shares, shares_of_visits, statistics, visit_deviation,
+    VisitShares, opening_latencies_us, reference_phase, reference_us, shares, shares_of_visits,
+    statistics, visit_deviation,
 };
 use crate::smooth::{Noisy, smooth};
 use crate::statistics::{median, quantile};
@@ -39,9 +40,7 @@ pub(crate) struct Assembly<'a> {
 impl Assembly<'_> {
     pub fn table(&self) -> LatencyTable {
         let (plan, model) = (self.request.plan, self.request.model);
-        let references = self
-            .references()
-            .summary(|precision, phase| plan.reference_copies(precision, kind(phase), model));
+        let references = self.references();
         let roofs = self.roofs();
         let disturbed = self.records.iter().filter(|r| r.disturbed().is_some());
         let disturbed_visits = disturbed.count();
@@ -73,10 +72,13 @@ impl Assembly<'_> {
         };
         for precision in plan.precisions() {
             for phase in [PhaseKind::Prefill, PhaseKind::Decode] {
-                let points = self.calibration_points(&table, precision, phase);
-                table
-                    .calibration
-                    .extend(Calibration::fit(precision, phase, points));
+                let fit = |placement: Option<&Placement>| {
+                    let points = self.calibration_points(&table, precision, phase, placement);
+                    Calibration::fit(precision, phase, points)
+                };
+                // Where too few networks were timed in the placement, all have to do.
+                let fitted = fit(self.placement.as_ref()).or_else(|| fit(None));
+                table.calibration.extend(fitted);
             }
             let points = self.memory_points(precision);
             table.memory.extend(MemoryModel::fit(precision, &points));
@@ -84,29 +86,33 @@ impl Assembly<'_> {
         table
     }
 
-    fn references(&self) -> References {
-        let placement = self.placement.as_ref();
-        let mut references = References::default();
-        for visit in visits(self.records) {
-            for pass in &visit.passes {
-                references.add(visit.probe.block.precision(), pass, placement);
-            }
-        }
-        references
+    /// The reference chains' latencies over the whole profile.
+    fn references(&self) -> Vec<Reference> {
+        let (plan, model) = (self.request.plan, self.request.model);
+        let passes = visits(self.records).flat_map(|visit| {
+            let precision = visit.probe.block.precision();
+            let passes = visit.passes.iter();
+            passes.map(move |pass| (precision, reference_phase(pass.phase), pass))
+        });
+        let all = opening_latencies_us(passes, self.placement.as_ref());
+        let reference =
+            |((precision, phase), latencies_us): ((Precision, Phase), Vec<f64>)| Reference {
+                precision,
+                phase,
+                copies: plan.reference_copies(precision, kind(&phase), model),
+                median_us: median(&latencies_us),
+                samples: latencies_us.len(),
+            };
+        all.into_iter().map(reference).collect()
     }
 
     /// The baseline networks' latencies over the whole profile.
     fn baselines(&self) -> Vec<Baseline> {
-        let mut latencies: BTreeMap<(Precision, Phase), Vec<f64>> = BTreeMap::new();
-        for record in networks(self.records) {
-            for pass in &record.passes {
-                let turns = pass.turns_us(self.placement.as_ref());
-                let runs = turns.iter().filter_map(|turn| turn.first().copied());
-                let key = (record.precision, pass.phase);
-                latencies.entry(key).or_default().extend(runs);
-            }
-        }
-        let all = latencies.into_iter();
+        let passes = networks(self.records).flat_map(|network| {
+            let passes = network.passes.iter();
+            passes.map(|pass| (network.precision, pass.phase, pass))
+        });
+        let all = opening_latencies_us(passes, self.placement.as_ref()).into_iter();
         all.map(|((precision, phase), latencies_us)| Baseline {
             precision,
             phase,
@@ -163,7 +169,7 @@ impl Assembly<'_> {
                 let percent = 100.0 * latency.half_width_us() / latency.median_us;
                 let wanted = 100.0 * plan.target;
                 flags.push(format!(
-                    "noisy: within {percent:.1} %, wanted {wanted:.0} %"
+                    "noisy: within {percent:.1} %, wanted {wanted:.1} %"
                 ));
             }
             // Turns of one visit have their errors in common: what counts is how far visits differ.
@@ -204,6 +210,7 @@ impl Assembly<'_> {
         table: &LatencyTable,
         precision: Precision,
         phase: PhaseKind,
+        placement: Option<&Placement>,
     ) -> Vec<CalibrationPoint> {
         let (plan, model) = (self.request.plan, self.request.model);
         let drawn = self.networks.get(&precision).into_iter().flatten();
@@ -216,7 +223,7 @@ impl Assembly<'_> {
             let level_us = baseline_us(table, precision, at, &plan.workload)?;
             let shares: Vec<f64> = passes
                 .iter()
-                .flat_map(|pass| shares(pass, [0, 1], self.placement.as_ref()))
+                .flat_map(|pass| shares(pass, [0, 1], placement))
                 .collect();
             if shares.is_empty() {
                 return None;

@@ -174,8 +174,13 @@ impl PassRecord {
 
 /// The graphs of a visit and how they take turns.
 pub(crate) struct VisitJob {
-    /// What opens every turn: the reference, and a filler where one is needed. They stay loaded.
+    /// What opens every turn: the reference, and a filler where one is needed.
     pub references: Vec<PathBuf>,
+    /// Whether they stay loaded for the next visit. A session is a percent or two faster or slower
+    /// for as long as it lives, by where its weights happen to lie in memory. A share of a reference
+    /// times the latency of the same reference is free of that; a share that is compared with those
+    /// of another process is not, and needs a new session each time.
+    pub keeps_references: bool,
     /// What is measured.
     pub graphs: Vec<PathBuf>,
     /// Phases at which all of them take turns.
@@ -204,7 +209,10 @@ impl VisitJob {
         let job = MeasureJob {
             passes: passes.collect(),
             models: self.references.into_iter().chain(self.graphs).collect(),
-            keep: (0..references).collect(),
+            keep: match self.keeps_references {
+                true => (0..references).collect(),
+                false => Vec::new(),
+            },
             session: self.session,
             vocab_size: self.vocab_size,
             seed: self.seed,

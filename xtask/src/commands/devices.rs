@@ -1,5 +1,7 @@
 use lathe_fetch::Cache;
-use lathe_profiler::{Agent, DeviceSpec, Inspection, Preflight, SessionConfig, ThermalZone, Verdict};
+use lathe_profiler::{
+    Agent, DeviceSpec, Inspection, Preflight, SessionConfig, ThermalZone, Verdict,
+};
 use lathe_profiler::{preflight, processor_list};
 use serde::Serialize;
 

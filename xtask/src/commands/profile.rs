@@ -4,8 +4,8 @@ use lathe_arch::{SearchSpace, SpaceSpec};
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{
-    Agent, AgentCommand, DeviceSpec, ProfilePlan, ProfileRequest, SecondProfile, Verdict, preflight, profile,
-    profile_twice,
+    Agent, AgentCommand, DeviceSpec, ProfilePlan, ProfileRequest, SecondProfile, Verdict,
+    preflight, profile, profile_twice,
 };
 use lathe_supernet::checkpoint::read_config;
 

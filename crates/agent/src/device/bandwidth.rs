@@ -94,6 +94,12 @@ mod tests {
             bytes: 1 << 20,
             runs: 3,
         };
-        assert_eq!(bandwidth(&affinity::allowed(), 1, &job).unwrap().durations_ns.len(), 3);
+        assert_eq!(
+            bandwidth(&affinity::allowed(), 1, &job)
+                .unwrap()
+                .durations_ns
+                .len(),
+            3
+        );
     }
 }

@@ -104,7 +104,9 @@ pub fn integers(shape: &[i64], values: Vec<i64>) -> anyhow::Result<DynValue> {
 /// Fills a cache with normal numbers. A few thousand of them are repeated: drawing each anew would
 /// take longer than the measurement.
 fn fill(values: &mut [f32], rng: &mut ChaCha8Rng) {
-    let drawn: Vec<f32> = (0..CACHE_DRAWS).map(|_| StandardNormal.sample(rng)).collect();
+    let drawn: Vec<f32> = (0..CACHE_DRAWS)
+        .map(|_| StandardNormal.sample(rng))
+        .collect();
     for part in values.chunks_mut(CACHE_DRAWS) {
         part.copy_from_slice(&drawn[..part.len()]);
     }

@@ -96,7 +96,11 @@ fn call(line: &AtomicU32) -> Option<u64> {
             }
         }
         let trip_ns = clock.elapsed().as_nanos() as u64 / u64::from(TRIPS);
-        fastest = Some(fastest.map_or(trip_ns, |least: u64| least.min(trip_ns)).max(1));
+        fastest = Some(
+            fastest
+                .map_or(trip_ns, |least: u64| least.min(trip_ns))
+                .max(1),
+        );
     }
     fastest
 }

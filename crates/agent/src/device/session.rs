@@ -20,11 +20,7 @@ pub fn optimize(runtime: &Runtime, id: u64, job: &OptimizeJob) -> anyhow::Result
     Ok(Done { id })
 }
 
-pub fn load(
-    runtime: &Runtime,
-    model: &Path,
-    config: &SessionConfig,
-) -> anyhow::Result<Session> {
+pub fn load(runtime: &Runtime, model: &Path, config: &SessionConfig) -> anyhow::Result<Session> {
     let mut builder = builder(runtime, model, config)?;
     let session = builder.commit_from_file(model);
     session.with_context(|| format!("{}", model.display()))

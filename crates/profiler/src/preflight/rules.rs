@@ -351,8 +351,7 @@ fn untold_pressure(case: &Case) -> Option<Finding> {
 
 fn virtual_machine(case: &Case) -> Option<Finding> {
     let name = case.inspection.virtual_machine.as_deref()?;
-    let remedy =
-        "Nothing has to be done: its processors may be moved between cores, and only what is measured in one placement counts.";
+    let remedy = "Nothing has to be done: its processors may be moved between cores, and only what is measured in one placement counts.";
     note(format!("This is a virtual machine ({name})."), remedy)
 }
 
