@@ -90,7 +90,7 @@ fn call(line: &AtomicU32) -> Option<u64> {
             let mut spins = 0u32;
             while line.load(Ordering::Acquire) != odd + 1 {
                 spins += 1;
-                if spins % 1024 == 0 && start.elapsed() > LIMIT {
+                if spins.is_multiple_of(1024) && start.elapsed() > LIMIT {
                     return fastest;
                 }
             }
