@@ -24,7 +24,7 @@ pub enum SecondProfile {
 /// journal of its own; writes the first as a table that says how far they differ (A/A).
 ///
 /// # Errors
-/// As for [`profile`].
+/// As for `profile`.
 pub fn profile_twice(
     request: &ProfileRequest<'_>,
     second: SecondProfile,
