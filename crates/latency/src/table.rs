@@ -357,6 +357,13 @@ impl LatencyTable {
             .chain(protocol.package_watts.map(|watts| ("package_watts", watts)))
             .chain(repeatability.map(|share| ("repeatability", share)))
             .chain(placement);
+        if let Some(at) = protocol.placement.filter(|at| at.round_trip_ns <= 0.0) {
+            return Err(LatencyError::Field {
+                field: "protocol.placement.round_trip_ns".to_owned(),
+                value: at.round_trip_ns.to_string(),
+                reason: "expected a positive number of nanoseconds",
+            });
+        }
         for (field, value) in values {
             if !(value.is_finite() && value >= 0.0) {
                 return Err(LatencyError::Field {

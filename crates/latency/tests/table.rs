@@ -6,7 +6,7 @@ use lathe_arch::{
 };
 use lathe_latency::{
     DeviceFingerprint, Entry, LatencyError, LatencyStatistics, LatencyTable, ModelDescription,
-    Protocol, RuntimeFingerprint, SpacePrices, TABLE_VERSION,
+    Placement, Protocol, RuntimeFingerprint, SpacePrices, TABLE_VERSION,
 };
 use proptest::prelude::*;
 
@@ -166,10 +166,17 @@ fn what_was_not_measured_is_refused() {
     ));
 }
 
+fn placed_at(round_trip_ns: f64) -> Option<Placement> {
+    Some(Placement {
+        round_trip_ns,
+        share: 0.5,
+    })
+}
+
 #[test]
 fn unsound_tables_are_refused_with_the_entry_named() {
     type Change = fn(&mut LatencyTable);
-    let cases: [(Change, &str); 7] = [
+    let cases: [(Change, &str); 9] = [
         (|t| t.version = 1, "version"),
         (|t| t.entries[4].latency.median_us = f64::NAN, "entries[4]"),
         (|t| t.entries[4].latency.median_us = -1.0, "median_us"),
@@ -177,6 +184,11 @@ fn unsound_tables_are_refused_with_the_entry_named() {
         (|t| t.entries[4].latency.ci95_us = [2.0, 1.0], "ci95_us"),
         (|t| t.entries[4].latency.samples = 0, "samples"),
         (|t| t.entries.push(t.entries[7].clone()), "twice"),
+        (|t| t.protocol.placement = placed_at(0.0), "round_trip_ns"),
+        (
+            |t| t.protocol.placement = placed_at(f64::NAN),
+            "round_trip_ns",
+        ),
     ];
     for (change, word) in cases {
         let mut table = table();

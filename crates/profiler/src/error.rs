@@ -113,7 +113,7 @@ pub enum ProfilerError {
     },
     /// The processors are not where they were when the table was made.
     #[error(
-        "the processors are {here_ns} ns apart and do not come back to the {table_ns:.0} ns at which the table was made: the machine has been moved; try again later, or profile anew"
+        "the processors are {here_ns} ns apart and do not stay at the {table_ns:.0} ns at which the table was made: the machine has been moved; try again later, or profile anew"
     )]
     Elsewhere {
         /// Round trip of a cache line now, in nanoseconds.

@@ -180,20 +180,21 @@ impl HeldOut<'_> {
         self.table.protocol.placement.as_ref()
     }
 
-    /// Waits until the processors are as far apart as they were for the table.
-    fn wait_for_placement(&self, agent: &mut Agent) -> Result<(), ProfilerError> {
+    /// Waits until the processors are as far apart as they were for the table, but not longer than
+    /// what is left of the patience since `clock`.
+    fn wait_for_placement(&self, agent: &mut Agent, clock: &Instant) -> Result<(), ProfilerError> {
         let Some(placement) = self.placement() else {
             return Ok(());
         };
         let session = SessionConfig {
             threads: self.table.runtime.threads,
         };
-        let clock = Instant::now();
         while let Some(here_ns) = agent.round_trip_ns(session)? {
-            if placement.holds(here_ns) {
+            let is_over = clock.elapsed() > PLACEMENT_PATIENCE;
+            if placement.holds(here_ns) && !is_over {
                 break;
             }
-            if clock.elapsed() > PLACEMENT_PATIENCE {
+            if is_over {
                 return Err(ProfilerError::Elsewhere {
                     here_ns,
                     table_ns: placement.round_trip_ns,
@@ -238,7 +239,8 @@ impl HeldOut<'_> {
         };
         let mut repeated = 0;
         let passes = loop {
-            self.wait_for_placement(agent)?;
+            // Processors that are never there for long would keep this from ending.
+            self.wait_for_placement(agent, &clock)?;
             let passes = job().run(agent)?;
             let is_there = counts(&passes, self.placement());
             if is_there && (disturbance(&passes).is_none() || repeated >= REPEATED_VISITS) {
@@ -392,7 +394,7 @@ impl HeldOut<'_> {
             budget_us: 0,
         });
         // Other tools know nothing of placements; they are given the right one to begin in.
-        self.wait_for_placement(agent)?;
+        self.wait_for_placement(agent, &Instant::now())?;
         let (samples, _) = agent.measure(MeasureJob {
             models: vec![graph.to_owned()],
             keep: Vec::new(),

@@ -13,9 +13,8 @@ use crate::ProfilerError;
 use crate::device::last_level_cache_bytes;
 use crate::draw::draw_subnets;
 
-/// Bytes of a decode turn over the last-level cache at most. Four caches are not enough: a cache
-/// that resists streams keeps its own size of them, a quarter here, and of a large model a few
-/// hundredths.
+/// Bytes of a decode turn over the last-level cache at most. Behind four caches, blocks in f32 were
+/// 11 % cheaper than in a network of 500 MB, behind eight 2 to 3 %.
 const COLD_CACHES: u64 = 8;
 /// Bytes of a decode chain over the last-level cache at most, and a turn over its longer chain and
 /// over the reference.
@@ -254,8 +253,8 @@ impl ProfilePlan {
     }
 
     /// Bytes of weights that are read in one turn of decode: those of the full model, since that is
-    /// what passes through the caches between two tokens, but no more than all but empties them. Weights of a
-    /// small model are partly cached from token to token, and their price says so.
+    /// what passes through the caches between two tokens, but no more than a few times the caches.
+    /// Weights of a small model are partly cached from token to token, and their price says so.
     pub fn turn_bytes(&self, precision: Precision, model: &ModelConfig) -> u64 {
         let full = SubnetConfig::full(model).with_precision(precision);
         let cold = COLD_CACHES * self.last_level_cache_bytes;
