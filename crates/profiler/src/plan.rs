@@ -108,7 +108,7 @@ impl ProfilePlan {
             depths: vec![0, 1024],
             rounds: 1,
             budget_s: 40.0,
-            limit_s: 80.0,
+            limit_s: 95.0,
             target: 0.04,
             pass_us: 60_000,
             networks: 5,

@@ -42,9 +42,10 @@ const BUFFER_CACHES: u64 = 8;
 const BUFFER_LIMIT: u64 = 1 << 30;
 /// Tokens at which the runtime's rate of operations is found.
 const OPERATIONS_TOKENS: usize = 512;
-/// Seconds lost to other work on the machine, after which its noise is put up with: this share of
-/// the longest time that the profile may take, and a few seconds.
-const PATIENCE_SHARE: f64 = 0.5;
+/// Seconds lost to other work on the machine, over those of visits that count, beyond which its noise
+/// is put up with, after a few seconds of patience: a machine that is disturbed now and then never
+/// gets there, one that is always busy soon does.
+const PATIENCE_SHARE: f64 = 2.0;
 const PATIENCE_S: f64 = 5.0;
 /// Pause after a disturbed visit.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -218,7 +219,7 @@ impl<'a> Run<'a> {
 
     /// With no patience left, disturbed visits have to do.
     fn judged(&self, passes: &[PassRecord]) -> Option<String> {
-        let patience_s = PATIENCE_S + PATIENCE_SHARE * self.request.plan.limit_s;
+        let patience_s = PATIENCE_S + PATIENCE_SHARE * self.useful_s();
         disturbance(passes).filter(|_| self.lost_s() < patience_s)
     }
 

@@ -35,8 +35,13 @@ impl Run<'_> {
 
     /// Seconds spent on anything, with the pauses after disturbed visits.
     fn all_s(&self) -> f64 {
+        self.useful_s() + self.lost_s()
+    }
+
+    /// Seconds of visits that were not disturbed.
+    pub(super) fn useful_s(&self) -> f64 {
         let useful = self.records.iter().filter(|r| r.disturbed().is_none());
-        useful.map(Record::seconds).sum::<f64>() + self.lost_s()
+        useful.map(Record::seconds).sum()
     }
 
     /// Seconds lost to visits that were disturbed, and to the pauses after them.
