@@ -5,7 +5,9 @@ use std::path::Path;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig, SubnetConfig};
 use lathe_supernet::checkpoint::{Checkpoint, LayerWeights, ModelWeights};
-use lathe_supernet::{Calibration, Evaluator, Supernet, TokenWindows};
+use lathe_supernet::{
+    Calibration, Evaluator, Importance, ImportanceOrder, Recovery, Supernet, TokenWindows,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -67,7 +69,12 @@ fn evaluate(c: &mut Criterion) {
     let windows = TokenWindows::from_tokens(&tokens, 256);
     let unordered = Supernet::unordered(&model, &weights);
     let calibration = Calibration::measure(&unordered, &windows, |_| {});
-    let supernet = Supernet::ordered(&model, &weights, &calibration).expect("it was made for this");
+    let importance = Importance::Fluctuation;
+    let supernet = ImportanceOrder::of(&model, &weights, &calibration, importance)
+        .and_then(|order| {
+            Supernet::ordered(&model, &weights, &calibration, &order, Recovery::LeastSquares)
+        })
+        .expect("it was made for this");
     let evaluator = Evaluator::new(&supernet, &windows).expect("the tokens are of the vocabulary");
     let mut group = c.benchmark_group("score 1024 tokens, 6 layers");
     group.sample_size(10);

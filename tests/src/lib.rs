@@ -8,7 +8,9 @@ use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig, Precision, SubnetConfi
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_profiler::AgentCommand;
 use lathe_supernet::checkpoint::Checkpoint;
-use lathe_supernet::{Calibration, Supernet, TokenWindows};
+use lathe_supernet::{
+    Calibration, Importance, ImportanceOrder, Recovery, Supernet, TokenWindows,
+};
 
 /// A file of `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
@@ -106,7 +108,12 @@ pub fn calibrated(checkpoint: &Checkpoint, tokens: u32) -> Supernet {
     let windows = TokenWindows::from_tokens(&tokens, tokens.len() - 1);
     let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
     let calibration = Calibration::measure(&unordered, &windows, |_| {});
-    Supernet::ordered(&checkpoint.config, &checkpoint.weights, &calibration)
+    let (model, weights) = (&checkpoint.config, &checkpoint.weights);
+    let importance = Importance::Reconstruction;
+    ImportanceOrder::of(model, weights, &calibration, importance)
+        .and_then(|order| {
+            Supernet::ordered(model, weights, &calibration, &order, Recovery::LeastSquares)
+        })
         .expect("a calibration fits its own model")
 }
 

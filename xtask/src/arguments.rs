@@ -1,10 +1,12 @@
 //! What can be said on the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lathe_arch::{Precision, Workload};
-use lathe_compress::LatencyObjective;
+use lathe_compress::{LatencyObjective, MmluForm};
+use lathe_supernet::{Importance, Recovery};
 
 /// Finds the smaller models inside a pretrained language model that run best on a device.
 #[derive(Parser)]
@@ -38,7 +40,7 @@ pub enum Command {
     /// Measure held-out sub-networks whole and compare with the table's predictions
     #[command(after_help = "Example: cargo xtask validate --table runs/table.yaml --subnets 20")]
     Validate(Validate),
-    /// Score a sub-network: perplexity and KL divergence
+    /// Score a sub-network: perplexity, KL divergence, MMLU, or questions of your own
     #[command(after_help = "Example: cargo xtask evaluate --subnet chosen.yaml --task kl")]
     Evaluate(Evaluate),
     /// Search for the Pareto front of latency and perplexity
@@ -69,6 +71,12 @@ pub struct ModelArguments {
     /// Tokens of the calibration
     #[arg(long, default_value_t = 8192, value_name = "N")]
     pub calibration_tokens: usize,
+    /// How units are ordered: reconstruction, fluctuation, activation, wanda, magnitude or random
+    #[arg(long, default_value = "reconstruction", value_name = "NAME")]
+    pub importance: Importance,
+    /// What stands for units that are cut away: none, bias or least-squares
+    #[arg(long, default_value = "least-squares", value_name = "NAME")]
+    pub recovery: Recovery,
 }
 
 /// What runs the measurements.
@@ -234,12 +242,33 @@ pub struct Validate {
 }
 
 /// What is scored.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Task {
-    /// Perplexity
+    /// Perplexity.
     Perplexity,
-    /// Perplexity and KL divergence from the full model
+    /// Perplexity and KL divergence from the full model.
     Kl,
+    /// MMLU's test questions.
+    Mmlu(MmluForm),
+    /// Questions from a file.
+    Questions(PathBuf),
+}
+
+impl FromStr for Task {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "perplexity" => Ok(Self::Perplexity),
+            "kl" => Ok(Self::Kl),
+            "mmlu" => Ok(Self::Mmlu(MmluForm::Letter)),
+            "mmlu-cloze" => Ok(Self::Mmlu(MmluForm::Cloze)),
+            path if Path::new(path).is_file() => Ok(Self::Questions(path.into())),
+            other => Err(format!(
+                "`{other}` is neither perplexity, kl, mmlu, mmlu-cloze nor a file of questions"
+            )),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -249,12 +278,16 @@ pub struct Evaluate {
     /// The sub-network; the full model when absent
     #[arg(long, value_name = "FILE")]
     pub subnet: Option<PathBuf>,
-    /// What is scored
-    #[arg(long, value_enum, default_value = "perplexity")]
+    /// What is scored: perplexity, kl, mmlu (letters), mmlu-cloze (answers), or a file of JSON
+    /// lines with context, choices and answer (index of the right choice, from 0)
+    #[arg(long, default_value = "perplexity", value_name = "TASK|FILE")]
     pub task: Task,
-    /// Tokens to score
+    /// Tokens to score, of perplexity and kl
     #[arg(long, default_value_t = 8192, value_name = "N")]
     pub tokens: usize,
+    /// Questions to score, of the others: the first of a fixed order, so that more contain fewer
+    #[arg(long, default_value_t = 500, value_name = "N")]
+    pub questions: usize,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,

@@ -101,7 +101,11 @@ pub fn prepare(
         &spec,
         cache,
         text,
-        arguments.calibration_tokens,
+        &lathe_compress::Preparation {
+            calibration_tokens: arguments.calibration_tokens,
+            importance: arguments.importance,
+            recovery: arguments.recovery,
+        },
         folder,
         &mut |label, done, total| steps.show(label, done, total),
     )

@@ -21,6 +21,7 @@ mod block;
 mod count;
 mod error;
 mod model;
+pub mod quantize;
 mod space;
 mod subnet;
 mod workload;

@@ -11,16 +11,18 @@ mod prepared;
 mod problem;
 mod quickstart;
 mod report;
+mod task;
 mod validation;
 
 pub use additive::{BlockScores, additive_genomes};
 pub use artefact::{read_subnet, write_front, write_json, write_yaml};
 pub use baseline::{UniformPruning, uniform_prunings};
 pub use first::first_genomes;
-pub use prepared::{Prepared, Progress, WINDOW_TOKENS, load_text};
+pub use prepared::{Preparation, Prepared, Progress, WINDOW_TOKENS, load_text};
 pub use problem::{LatencyObjective, SubnetProblem};
 pub use quickstart::{Effort, Quickstart, Summary, quickstart};
 pub use report::StudyReport;
+pub use task::{MmluForm, mmlu, questions};
 pub use validation::{
     MemoryValidation, PhaseValidation, PrecisionValidation, Predictor, Validation, ValidationPlan,
 };

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use lathe_arch::{ModelConfig, SearchSpace, SpaceSpec};
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_supernet::checkpoint::{Checkpoint, Tokenizer};
-use lathe_supernet::{Calibration, Split, Supernet, TextSplits, TokenWindows};
+use lathe_supernet::{
+    Calibration, Importance, ImportanceOrder, Recovery, Split, Supernet, TextSplits, TokenWindows,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::artefact::write_json;
@@ -30,22 +32,34 @@ pub struct Prepared {
     /// Its default search space.
     pub space: SearchSpace,
     text: TextSplits,
+    checkpoint: PathBuf,
+    calibration: Calibration,
+    folder: PathBuf,
 }
 
-/// A calibration and what it was made of, so that a stale one is noticed.
+/// How a model is made ready.
+#[derive(Debug, Clone, Copy)]
+pub struct Preparation {
+    /// Tokens of the calibration.
+    pub calibration_tokens: usize,
+    /// How units are ordered.
+    pub importance: Importance,
+    /// What stands for units that are cut away.
+    pub recovery: Recovery,
+}
+
+/// An order and what it was made of, so that a stale one is noticed.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StoredCalibration {
-    checkpoint: String,
-    checkpoint_bytes: u64,
-    tokens: usize,
-    first_tokens: Vec<u32>,
-    calibration: Calibration,
+struct StoredOrder {
+    origin: String,
+    importance: Importance,
+    order: ImportanceOrder,
 }
 
 impl Prepared {
-    /// Loads the model of `spec`, fetching what is missing, and orders its units by calibration
-    /// on `tokens` tokens. The calibration is kept in `folder` for the next time.
+    /// Loads the model of `spec`, fetching what is missing, calibrates it and orders its units.
+    /// Calibration and order are kept in `folder` for the next time.
     ///
     /// # Errors
     /// When something cannot be fetched or read.
@@ -53,7 +67,7 @@ impl Prepared {
         spec: &ModelSpec,
         cache: &Cache,
         text: TextSplits,
-        tokens: usize,
+        preparation: &Preparation,
         folder: &Path,
         progress: Progress<'_>,
     ) -> anyhow::Result<Self> {
@@ -62,6 +76,7 @@ impl Prepared {
         let model = &checkpoint.config;
         let context = model.max_position_embeddings;
         let window_tokens = WINDOW_TOKENS.min(context);
+        let tokens = preparation.calibration_tokens;
         let windows = tokens.div_ceil(window_tokens).max(1);
         let windows = text.windows(
             Split::Calibration,
@@ -69,9 +84,19 @@ impl Prepared {
             windows,
             window_tokens,
         )?;
-        let calibration = calibrate(&checkpoint, &windows, folder, progress)?;
+        let origin = origin(&checkpoint.path, &windows);
+        let calibration = calibrate(&checkpoint, &windows, &origin, folder, progress)?;
         progress("ordering units by importance", 0, 1);
-        let supernet = Supernet::ordered(model, &checkpoint.weights, &calibration)?;
+        let importance = preparation.importance;
+        let order = order(&checkpoint, &calibration, importance, &origin, folder)?;
+        progress("factorising the recovery", 0, 1);
+        let supernet = Supernet::ordered(
+            model,
+            &checkpoint.weights,
+            &calibration,
+            &order,
+            preparation.recovery,
+        )?;
         let choices = spec.search_space.clone();
         let choices = choices.unwrap_or_else(|| SpaceSpec::standard(model));
         Ok(Self {
@@ -80,7 +105,48 @@ impl Prepared {
             supernet,
             tokenizer: checkpoint.tokenizer,
             text,
+            checkpoint: checkpoint.path,
+            calibration,
+            folder: folder.to_owned(),
         })
+    }
+
+    /// The same model with its units in another order, or with another recovery.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be read again.
+    pub fn reordered(
+        &self,
+        importance: Importance,
+        recovery: Recovery,
+    ) -> anyhow::Result<Supernet> {
+        let checkpoint = Checkpoint::load(&self.checkpoint)?;
+        let origin = self.origin()?;
+        let order = order(
+            &checkpoint,
+            &self.calibration,
+            importance,
+            &origin,
+            &self.folder,
+        )?;
+        let (model, weights) = (&checkpoint.config, &checkpoint.weights);
+        Ok(Supernet::ordered(
+            model,
+            weights,
+            &self.calibration,
+            &order,
+            recovery,
+        )?)
+    }
+
+    /// What its units do on the calibration text.
+    pub fn calibration(&self) -> &Calibration {
+        &self.calibration
+    }
+
+    fn origin(&self) -> anyhow::Result<String> {
+        let windows = self.windows(Split::Calibration, self.calibration.tokens)?;
+        Ok(origin(&self.checkpoint, &windows))
     }
 
     /// Its dimensions.
@@ -119,45 +185,60 @@ pub fn load_text(cache: &Cache, file: Option<&Path>) -> anyhow::Result<TextSplit
     Ok(TextSplits::new(passages, SPLIT_SEED))
 }
 
-fn calibration_path(folder: &Path) -> PathBuf {
-    folder.join("calibration.json")
+/// What a calibration is made of: the checkpoint and the text.
+fn origin(checkpoint: &Path, windows: &TokenWindows) -> String {
+    format!(
+        "{}, {} bytes, {} tokens from {:?}",
+        checkpoint.display(),
+        folder_or_file_bytes(checkpoint),
+        windows.token_count(),
+        windows.first(16),
+    )
 }
 
 fn calibrate(
     checkpoint: &Checkpoint,
     windows: &TokenWindows,
+    origin: &str,
     folder: &Path,
     progress: Progress<'_>,
 ) -> anyhow::Result<Calibration> {
-    let path = calibration_path(folder);
-    let checkpoint_bytes = folder_or_file_bytes(&checkpoint.path);
-    let first_tokens = windows.first(16).to_vec();
-    let tokens = windows.token_count();
-    let stored = std::fs::read(&path).ok();
-    let stored: Option<StoredCalibration> =
-        stored.and_then(|text| serde_json::from_slice(&text).ok());
-    if let Some(stored) = stored
-        && stored.checkpoint == checkpoint.path.display().to_string()
-        && stored.checkpoint_bytes == checkpoint_bytes
-        && stored.tokens == tokens
-        && stored.first_tokens == first_tokens
-    {
-        return Ok(stored.calibration);
+    let path = folder.join("calibration.safetensors");
+    // A file that cannot be used is made anew.
+    if let Ok(Some(stored)) = Calibration::load(&path, origin) {
+        return Ok(stored);
     }
+    let tokens = windows.token_count();
     let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
     progress("calibrating", 0, tokens);
     let calibration = Calibration::measure(&unordered, windows, |done| {
         progress("calibrating", done, tokens);
     });
-    let stored = StoredCalibration {
-        checkpoint: checkpoint.path.display().to_string(),
-        checkpoint_bytes,
-        tokens,
-        first_tokens,
-        calibration,
+    calibration.save(&path, origin)?;
+    Ok(calibration)
+}
+
+fn order(
+    checkpoint: &Checkpoint,
+    calibration: &Calibration,
+    importance: Importance,
+    origin: &str,
+    folder: &Path,
+) -> anyhow::Result<ImportanceOrder> {
+    let path = folder.join(format!("order-{}.json", importance.name()));
+    let stored = std::fs::read(&path).ok();
+    let stored: Option<StoredOrder> = stored.and_then(|text| serde_json::from_slice(&text).ok());
+    if let Some(stored) = stored.filter(|s| s.origin == origin && s.importance == importance) {
+        return Ok(stored.order);
+    }
+    let (model, weights) = (&checkpoint.config, &checkpoint.weights);
+    let stored = StoredOrder {
+        origin: origin.to_owned(),
+        importance,
+        order: ImportanceOrder::of(model, weights, calibration, importance)?,
     };
     write_json(&path, &stored)?;
-    Ok(stored.calibration)
+    Ok(stored.order)
 }
 
 fn folder_or_file_bytes(path: &Path) -> u64 {

@@ -15,19 +15,19 @@ use lathe_profiler::{
 use lathe_search::{
     Evaluation, Genome, NsgaII, NsgaOptions, Problem, Study, StudyHeader, pareto_front, run,
 };
-use lathe_supernet::{Evaluator, Split};
+use lathe_supernet::{Evaluator, Importance, Recovery, Split};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::artefact::{write_json, write_yaml};
 use crate::{
-    BlockScores, LatencyObjective, Prepared, Progress, StudyReport, SubnetProblem, UniformPruning,
+    BlockScores, LatencyObjective, Preparation, Prepared, Progress, StudyReport, SubnetProblem, UniformPruning,
     Validation, ValidationPlan, additive_genomes, first_genomes, load_text, uniform_prunings,
     write_front,
 };
 
-/// Seed of the search.
 /// Seconds that a profile may take over those for its blocks.
 const LIMIT_SHARE: f64 = 2.5;
+/// Seed of the search.
 const SEED: u64 = 1;
 /// Tries to find networks whose measured, not only predicted, latencies are what they should be.
 const MEASURED_TRIES: usize = 4;
@@ -182,8 +182,19 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
     );
     std::fs::create_dir_all(job.folder).with_context(|| job.folder.display().to_string())?;
     let text = load_text(job.cache, job.text)?;
-    let tokens = job.effort.calibration_tokens;
-    let prepared = Prepared::new(job.model, job.cache, text, tokens, job.folder, progress)?;
+    let preparation = Preparation {
+        calibration_tokens: job.effort.calibration_tokens,
+        importance: Importance::Reconstruction,
+        recovery: Recovery::LeastSquares,
+    };
+    let prepared = Prepared::new(
+        job.model,
+        job.cache,
+        text,
+        &preparation,
+        job.folder,
+        progress,
+    )?;
     let table = profile_step(job, &prepared, progress)?;
     let windows = prepared.windows(Split::Search, job.effort.search_tokens)?;
     progress("running the full model on the search text", 0, 1);

@@ -121,7 +121,12 @@ pub fn read_mmlu(path: &Path) -> Result<Vec<MmluQuestion>, FetchError> {
     })
 }
 
-fn read_lines<L: for<'de> Deserialize<'de>, T>(
+/// What `convert` makes of each line of a file of JSON objects; lines it gives nothing for are
+/// left out.
+///
+/// # Errors
+/// When the file cannot be read or a line is not what it should be; the line is named.
+pub fn read_lines<L: for<'de> Deserialize<'de>, T>(
     path: &Path,
     convert: impl Fn(L) -> Option<T>,
 ) -> Result<Vec<T>, FetchError> {

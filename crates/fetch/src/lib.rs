@@ -23,7 +23,7 @@ mod progress;
 mod runtime;
 
 pub use cache::Cache;
-pub use data::{MmluQuestion, mmlu, read_mmlu, read_passages, text};
+pub use data::{MmluQuestion, mmlu, read_lines, read_mmlu, read_passages, text};
 pub use error::FetchError;
 pub use item::Item;
 pub use model::{ModelSource, ModelSpec};

@@ -113,18 +113,18 @@ impl LatencyTable {
             sum.is_interpolated |= price.is_interpolated;
         }
         let [ttft_us, tpot_us] = corrected;
-        let half_width = |phase, latency_us: f64, noise_us: f64| {
+        let half_width = |phase, sum_us: f64, noise_us: f64| {
             let calibration = self.calibration(subnet.head_precision, phase);
-            calibration.map_or(noise_us, |c| c.half_width90 * latency_us)
+            calibration.map_or(noise_us, |c| c.half_width90_us(sum_us))
         };
         let prefill_noise_us = Z90_OVER_Z95 * sum.prefill_half_width_us.sqrt();
         let decode_noise_us = Z90_OVER_Z95 * sum.decode_half_width_us.sqrt();
         let steps = workload.decode_steps() as f64;
         Ok(Prediction {
             ttft_us,
-            ttft_half_width_us: half_width(PhaseKind::Prefill, ttft_us, prefill_noise_us),
+            ttft_half_width_us: half_width(PhaseKind::Prefill, sum.prefill_us, prefill_noise_us),
             tpot_us,
-            tpot_half_width_us: half_width(PhaseKind::Decode, tpot_us, decode_noise_us),
+            tpot_half_width_us: half_width(PhaseKind::Decode, sum.decode_us, decode_noise_us),
             total_us: ttft_us + steps * tpot_us,
             ttft_sum_us: sum.prefill_us,
             tpot_sum_us: sum.decode_us,

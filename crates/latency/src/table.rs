@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Calibration, LatencyError, MemoryModel, PhaseKind};
 
 /// Version of the table format that this program reads and writes.
-pub const TABLE_VERSION: u32 = 3;
+pub const TABLE_VERSION: u32 = 4;
 
 /// Prices of the blocks of one model on one device, with one runtime and thread setting.
 ///

@@ -26,7 +26,6 @@ mod graph;
 mod head;
 mod linear;
 mod network;
-pub mod quantize;
 mod random;
 mod rotary;
 mod weights;

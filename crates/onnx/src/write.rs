@@ -5,11 +5,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use lathe_arch::Precision;
+use lathe_arch::quantize::{Quantized, quantize};
 use prost::Message;
 use tempfile::NamedTempFile;
 
 use crate::graph::{External, ExternalTensor, Plan};
-use crate::quantize::{Quantized, quantize};
 use crate::random::random_weights;
 use crate::weights::{TensorRole, WeightSource};
 use crate::{Chain, DATA_FILE, MODEL_FILE, Network, OnnxError};

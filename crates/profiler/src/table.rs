@@ -83,6 +83,7 @@ impl Assembly<'_> {
             let points = self.memory_points(precision);
             table.memory.extend(MemoryModel::fit(precision, &points));
         }
+        Calibration::moderate(&mut table.calibration);
         table
     }
 

@@ -1,25 +1,28 @@
 //! Cutting: a sub-network as windows of the super-network's matrices, plus the biases that
 //! stand for what was cut away.
 
-use lathe_arch::{AttentionConfig, FullShapes, MlpConfig, SubnetConfig};
+use std::sync::Arc;
+
+use lathe_arch::quantize::round_trip;
+use lathe_arch::{AttentionConfig, FullShapes, MlpConfig, Precision, SubnetConfig};
 use ndarray::Array2;
 use rayon::prelude::*;
 
 use crate::SupernetError;
 use crate::engine::matmul::Window;
-use crate::supernet::{SuperLayer, Supernet, window};
+use crate::recovery::Recovered;
+use crate::supernet::{Ends, SuperLayer, Supernet, slice, window};
 
-/// A sub-network: a view of a [`Supernet`], without copies of its matrices.
+/// A sub-network: a view of a [`Supernet`]. Its matrices are windows of the super-network's but
+/// for those that were refitted or quantised.
 pub struct Subnet<'a> {
     supernet: &'a Supernet,
     config: SubnetConfig,
+    ends: &'a Ends,
     layers: Vec<CutLayer<'a>>,
 }
 
-/// The two blocks of a layer and their biases.
-///
-/// A bias stands for the mean output of the removed units: `sum_j mean(x_j) W_j` over removed
-/// channels `j` (bias compensation, 2312.11983). Blocks of full size have none.
+/// The two blocks of a layer and their biases, which stand for what was cut away.
 pub(crate) struct CutLayer<'a> {
     pub attention: Option<CutAttention<'a>>,
     pub attention_bias: Option<Vec<f32>>,
@@ -27,24 +30,61 @@ pub(crate) struct CutLayer<'a> {
     pub mlp_bias: Option<Vec<f32>>,
 }
 
+/// A matrix of a sub-network.
+pub(crate) enum Matrix<'a> {
+    /// As the super-network has it.
+    View(Window<'a>),
+    /// Quantised: what its integers stand for.
+    Own(Array2<f32>),
+    /// Refitted.
+    Refitted(Arc<Recovered>),
+}
+
 /// The kept part of an attention block. Where query heads are pruned inside groups, `q` and `o`
-/// are one window a group, else a single one.
+/// may be one window a group, else they are a single one.
 pub(crate) struct CutAttention<'a> {
     pub heads: usize,
     pub kv_heads: usize,
+    pub precision: Precision,
     pub norm: &'a [f32],
-    pub q: Vec<Window<'a>>,
-    pub k: Window<'a>,
-    pub v: Window<'a>,
-    pub o: Vec<Window<'a>>,
+    pub q: Vec<Matrix<'a>>,
+    pub k: Matrix<'a>,
+    pub v: Matrix<'a>,
+    pub o: Vec<Matrix<'a>>,
 }
 
 /// The kept part of an MLP block.
 pub(crate) struct CutMlp<'a> {
+    pub precision: Precision,
     pub norm: &'a [f32],
-    pub gate: Window<'a>,
-    pub up: Window<'a>,
-    pub down: Window<'a>,
+    pub gate: Matrix<'a>,
+    pub up: Matrix<'a>,
+    pub down: Matrix<'a>,
+}
+
+impl Matrix<'_> {
+    /// The matrix's numbers.
+    pub fn window(&self) -> Window<'_> {
+        match self {
+            Matrix::View(window) => *window,
+            Matrix::Own(matrix) => window(matrix),
+            Matrix::Refitted(recovered) => window(&recovered.matrix),
+        }
+    }
+
+    /// The matrix as it is in `precision`.
+    fn quantized(self, precision: Precision) -> Self {
+        if precision == Precision::F32 {
+            return self;
+        }
+        let window = self.window();
+        let columns = window.col_count();
+        let rows = (0..window.row_count()).flat_map(|row| window.row(row));
+        let mut values: Vec<f32> = rows.copied().collect();
+        round_trip(&mut values, columns, precision);
+        let matrix = Array2::from_shape_vec((window.row_count(), columns), values);
+        Matrix::Own(matrix.expect("a window has as many numbers as rows times columns"))
+    }
 }
 
 impl<'a> Subnet<'a> {
@@ -54,25 +94,31 @@ impl<'a> Subnet<'a> {
     ) -> Result<Self, SupernetError> {
         let model = supernet.model();
         config.check(model)?;
-        let layers = config.layers.par_iter().enumerate();
-        let layers = layers.map(|(index, layer)| {
-            let weights = supernet.layer(index);
-            CutLayer {
-                attention: layer.attention.map(|a| cut_attention(supernet, weights, a)),
-                attention_bias: attention_bias(supernet, index, layer.attention),
-                mlp: layer.mlp.map(|m| cut_mlp(weights, m)),
-                mlp_bias: mlp_bias(supernet, index, layer.mlp),
-            }
-        });
-        let subnet = Self {
-            supernet,
-            config: config.clone(),
-            layers: layers.collect(),
-        };
-        if subnet.first_pruned_layer().is_some() && supernet.means(0).is_none() {
+        let full = FullShapes::of(model);
+        let is_pruned = config
+            .layers
+            .iter()
+            .any(|l| full.is_attention_pruned(l.attention) || full.is_mlp_pruned(l.mlp));
+        if is_pruned && !supernet.is_calibrated() {
             return Err(SupernetError::NotCalibrated);
         }
-        Ok(subnet)
+        let layers = config.layers.par_iter().enumerate();
+        let layers = layers.map(|(index, layer)| {
+            let (attention, attention_bias) = cut_attention(supernet, index, layer.attention);
+            let (mlp, mlp_bias) = cut_mlp(supernet, index, layer.mlp);
+            CutLayer {
+                attention,
+                attention_bias,
+                mlp,
+                mlp_bias,
+            }
+        });
+        Ok(Self {
+            supernet,
+            ends: supernet.ends(config.head_precision),
+            config: config.clone(),
+            layers: layers.collect(),
+        })
     }
 
     /// The choices it was cut with.
@@ -85,11 +131,13 @@ impl<'a> Subnet<'a> {
         self.supernet
     }
 
-    /// The first layer that differs from the full model's.
-    pub(crate) fn first_pruned_layer(&self) -> Option<usize> {
-        let full = FullShapes::of(self.supernet.model());
-        let mut layers = self.config.layers.iter();
-        layers.position(|l| full.is_attention_pruned(l.attention) || full.is_mlp_pruned(l.mlp))
+    pub(crate) fn ends(&self) -> &'a Ends {
+        self.ends
+    }
+
+    pub(crate) fn embedding_row(&self, token: usize) -> &'a [f32] {
+        let hidden = self.supernet.model().hidden_size;
+        &slice(&self.ends.embed_tokens)[token * hidden..][..hidden]
     }
 
     pub(crate) fn layer(&self, layer: usize) -> &CutLayer<'a> {
@@ -97,90 +145,90 @@ impl<'a> Subnet<'a> {
     }
 }
 
+type Cut<T> = (Option<T>, Option<Vec<f32>>);
+
 fn cut_attention<'a>(
-    supernet: &Supernet,
-    weights: &'a SuperLayer,
-    attention: AttentionConfig,
-) -> CutAttention<'a> {
-    let model = supernet.model();
-    let group = model.heads_per_group() * model.head_dim;
-    let kept = attention.heads_per_group() * model.head_dim;
-    let kv = attention.kv_heads * model.head_dim;
-    let (q, o) = (window(&weights.q), window(&weights.o));
-    let groups = 0..attention.kv_heads;
-    let (q, o) = if kept == group {
-        let width = attention.kv_heads * group;
-        (vec![q.columns(0, width)], vec![o.rows(0, width)])
-    } else {
-        (
-            groups.clone().map(|g| q.columns(g * group, kept)).collect(),
-            groups.map(|g| o.rows(g * group, kept)).collect(),
-        )
-    };
-    CutAttention {
-        heads: attention.heads,
-        kv_heads: attention.kv_heads,
-        norm: &weights.input_norm,
-        q,
-        k: window(&weights.k).columns(0, kv),
-        v: window(&weights.v).columns(0, kv),
-        o,
-    }
-}
-
-fn cut_mlp(weights: &SuperLayer, mlp: MlpConfig) -> CutMlp<'_> {
-    let width = mlp.intermediate_size;
-    CutMlp {
-        norm: &weights.post_attention_norm,
-        gate: window(&weights.gate).columns(0, width),
-        up: window(&weights.up).columns(0, width),
-        down: window(&weights.down).rows(0, width),
-    }
-}
-
-fn attention_bias(
-    supernet: &Supernet,
+    supernet: &'a Supernet,
     layer: usize,
     kept: Option<AttentionConfig>,
-) -> Option<Vec<f32>> {
+) -> Cut<CutAttention<'a>> {
     let model = supernet.model();
-    if !FullShapes::of(model).is_attention_pruned(kept) {
-        return None;
-    }
+    let weights = supernet.layer(layer);
     let group = model.heads_per_group() * model.head_dim;
-    let is_kept = |channel: usize| {
-        kept.is_some_and(|kept| {
-            channel / group < kept.kv_heads
-                && channel % group < kept.heads_per_group() * model.head_dim
-        })
-    };
-    let removed = (0..model.num_attention_heads * model.head_dim).filter(|c| !is_kept(*c));
-    let means = &supernet.means(layer)?.attention;
-    Some(mean_output(&supernet.layer(layer).o, means, removed))
-}
-
-fn mlp_bias(supernet: &Supernet, layer: usize, kept: Option<MlpConfig>) -> Option<Vec<f32>> {
-    let model = supernet.model();
-    if !FullShapes::of(model).is_mlp_pruned(kept) {
-        return None;
-    }
-    let removed = kept.map_or(0, |kept| kept.intermediate_size)..model.intermediate_size;
-    let means = &supernet.means(layer)?.mlp;
-    Some(mean_output(&supernet.layer(layer).down, means, removed))
-}
-
-/// `sum_j means[j] * matrix[j, :]` over the removed channels, summed in f64.
-fn mean_output(
-    matrix: &Array2<f32>,
-    means: &[f32],
-    removed: impl Iterator<Item = usize>,
-) -> Vec<f32> {
-    let mut bias = vec![0.0f64; matrix.ncols()];
-    for channel in removed {
-        let mean = f64::from(means[channel]);
-        for (bias, weight) in bias.iter_mut().zip(matrix.row(channel)) {
-            *bias += mean * f64::from(*weight);
+    let in_group = kept.map_or(0, |kept| kept.heads_per_group() * model.head_dim);
+    let groups = kept.map_or(0, |kept| kept.kv_heads);
+    let is_kept = |channel: &usize| channel / group < groups && channel % group < in_group;
+    let channels = 0..model.num_attention_heads * model.head_dim;
+    let (mut bias, mut refitted) = (None, None);
+    let recovery = supernet.recovery(layer).map(|layer| &layer.attention);
+    if let Some(recovery) = recovery.filter(|_| FullShapes::of(model).is_attention_pruned(kept)) {
+        let removed = channels.clone().filter(|channel| !is_kept(channel));
+        if let Some(kept) = kept.filter(|_| recovery.is_refitted()) {
+            refitted = supernet.refitted((2 * layer, [kept.heads, kept.kv_heads]), || {
+                recovery.refit(&weights.o, &channels.filter(is_kept).collect::<Vec<_>>())
+            });
         }
+        bias = refitted.as_ref().map(|refitted| refitted.bias.clone());
+        bias = bias.or_else(|| recovery.mean_output(&weights.o, removed));
     }
-    bias.into_iter().map(|value| value as f32).collect()
+    let attention = kept.map(|kept| {
+        let (q, o) = (window(&weights.q), window(&weights.o));
+        let whole = || vec![(0, groups * group)];
+        let spans: Vec<(usize, usize)> = match in_group == group {
+            true => whole(),
+            false => (0..groups).map(|g| (g * group, in_group)).collect(),
+        };
+        let views = |spans: &[(usize, usize)], view: &dyn Fn(usize, usize) -> Window<'a>| {
+            let views = spans.iter().map(|(start, width)| view(*start, *width));
+            let matrices = views.map(|view| Matrix::View(view).quantized(kept.precision));
+            matrices.collect::<Vec<_>>()
+        };
+        let cut = |matrix| Matrix::View(window(matrix).columns(0, groups * model.head_dim));
+        CutAttention {
+            heads: kept.heads,
+            kv_heads: groups,
+            precision: kept.precision,
+            norm: &weights.input_norm,
+            q: views(&spans, &|start, width| q.columns(start, width)),
+            k: cut(&weights.k).quantized(kept.precision),
+            v: cut(&weights.v).quantized(kept.precision),
+            o: match refitted {
+                Some(refitted) => vec![Matrix::Refitted(refitted).quantized(kept.precision)],
+                None => views(&spans, &|start, width| o.rows(start, width)),
+            },
+        }
+    });
+    (attention, bias)
+}
+
+fn cut_mlp<'a>(supernet: &'a Supernet, layer: usize, kept: Option<MlpConfig>) -> Cut<CutMlp<'a>> {
+    let model = supernet.model();
+    let weights: &SuperLayer = supernet.layer(layer);
+    let width = kept.map_or(0, |kept| kept.intermediate_size);
+    let (mut bias, mut refitted) = (None, None);
+    let recovery = supernet.recovery(layer).map(|layer| &layer.mlp);
+    if let Some(recovery) = recovery.filter(|_| FullShapes::of(model).is_mlp_pruned(kept)) {
+        if kept.is_some() && recovery.is_refitted() {
+            refitted = supernet.refitted((2 * layer + 1, [width, 0]), || {
+                recovery.refit(&weights.down, &(0..width).collect::<Vec<_>>())
+            });
+        }
+        bias = refitted.as_ref().map(|refitted| refitted.bias.clone());
+        bias = bias.or_else(|| recovery.mean_output(&weights.down, width..model.intermediate_size));
+    }
+    let mlp = kept.map(|kept| {
+        let columns = |matrix| Matrix::View(window(matrix).columns(0, width));
+        let down = match refitted {
+            Some(refitted) => Matrix::Refitted(refitted),
+            None => Matrix::View(window(&weights.down).rows(0, width)),
+        };
+        CutMlp {
+            precision: kept.precision,
+            norm: &weights.post_attention_norm,
+            gate: columns(&weights.gate).quantized(kept.precision),
+            up: columns(&weights.up).quantized(kept.precision),
+            down: down.quantized(kept.precision),
+        }
+    });
+    (mlp, bias)
 }

@@ -28,6 +28,18 @@ pub enum SupernetError {
         /// Count in the model.
         expected: usize,
     },
+    /// An order of importance was made for other dimensions, or names a unit twice.
+    #[error(
+        "the order of importance has {found} {what}, the model has {expected}, each once: order this model anew"
+    )]
+    Order {
+        /// What was counted.
+        what: &'static str,
+        /// Count in the order.
+        found: usize,
+        /// Count in the model.
+        expected: usize,
+    },
     /// A number in a calibration file is not usable.
     #[error(
         "calibration: layer {layer}, {block}: channel {channel} is {value}, expected a finite number"
@@ -59,6 +71,16 @@ pub enum SupernetError {
         tokens: usize,
         /// `max_position_embeddings`.
         context: usize,
+    },
+    /// A question has no right choice.
+    #[error("question {number}: the answer is choice {answer} (from 0) of {choices}")]
+    Question {
+        /// Number of the question, from 1.
+        number: usize,
+        /// Its choices.
+        choices: usize,
+        /// Index of the right one.
+        answer: usize,
     },
     /// There is not enough text for what was asked.
     #[error(

@@ -1,5 +1,6 @@
 //! Quality: perplexity, and KL divergence from the teacher.
 
+use lathe_arch::{Precision, SubnetConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::SupernetError;
@@ -120,7 +121,8 @@ impl<'a> Evaluator<'a> {
             let targets = &batch.text.targets;
             losses.extend(head::negative_log_likelihood(subnet, &normed, targets));
             if with_kl {
-                let each = head::kl_divergence(subnet, &batch.normed, &normed);
+                let teacher = self.supernet.full();
+                let each = head::kl_divergence(&teacher, subnet, &batch.normed, &normed);
                 divergence += each.iter().map(|d| f64::from(*d)).sum::<f64>();
             }
         }
@@ -136,13 +138,24 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    /// The first layer that differs from the full model's.
+    fn first_changed_layer(&self, subnet: &Subnet<'_>) -> Option<usize> {
+        let full = SubnetConfig::full(self.supernet.model());
+        let layers = subnet.config().layers.iter().zip(&full.layers);
+        layers.into_iter().position(|(layer, full)| layer != full)
+    }
+
     /// The sub-network's last hidden states after the final norm, `[tokens, hidden]`.
     fn run(&self, subnet: &Subnet<'_>, batch: &TeacherBatch) -> Vec<f32> {
         let layers = self.supernet.model().num_hidden_layers;
-        let Some(first) = subnet.first_pruned_layer() else {
-            return batch.normed.clone();
+        let (first, mut x) = if subnet.config().head_precision == Precision::F32 {
+            let Some(first) = self.first_changed_layer(subnet) else {
+                return batch.normed.clone();
+            };
+            (first, batch.before_layer[first].clone())
+        } else {
+            (0, forward::embed(subnet, &batch.text.inputs))
         };
-        let mut x = batch.before_layer[first].clone();
         for layer in first..layers {
             forward::layer(subnet, layer, &mut x, self.seq_len, &self.rope);
         }

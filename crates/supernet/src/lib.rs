@@ -3,14 +3,18 @@
 //! ```no_run
 //! use lathe_arch::SubnetConfig;
 //! use lathe_supernet::checkpoint::Checkpoint;
-//! use lathe_supernet::{Calibration, Evaluator, Split, Supernet, TextSplits};
+//! use lathe_supernet::{
+//!     Calibration, Evaluator, Importance, ImportanceOrder, Recovery, Split, Supernet, TextSplits,
+//! };
 //!
 //! let checkpoint = Checkpoint::load("model.gguf".as_ref())?;
 //! let text = TextSplits::new(std::fs::read_to_string("text.txt")?.split("\n\n").map(String::from), 1);
 //! let windows = text.windows(Split::Calibration, &checkpoint.tokenizer, 16, 512)?;
 //! let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
 //! let calibration = Calibration::measure(&unordered, &windows, |_tokens| {});
-//! let supernet = Supernet::ordered(&checkpoint.config, &checkpoint.weights, &calibration)?;
+//! let (model, weights) = (&checkpoint.config, &checkpoint.weights);
+//! let order = ImportanceOrder::of(model, weights, &calibration, Importance::Reconstruction)?;
+//! let supernet = Supernet::ordered(model, weights, &calibration, &order, Recovery::LeastSquares)?;
 //!
 //! let mut config = SubnetConfig::full(supernet.model());
 //! config.layers[12].attention = None;
@@ -23,22 +27,29 @@
 pub mod checkpoint;
 
 mod calibration;
+mod choice;
+mod covariance;
 mod cut;
 mod engine;
 mod error;
 mod evaluate;
 mod file;
 mod generate;
-mod order;
+mod importance;
+mod recovery;
 mod supernet;
 mod tensors;
 mod text;
 
 pub use calibration::{Calibration, ChannelStatistics, LayerStatistics};
+pub use choice::{Accuracy, ChoiceQuality, Question, QuestionSet};
 pub use cut::Subnet;
 pub use error::SupernetError;
 pub use evaluate::{Evaluator, Quality};
 pub use generate::{Decoder, greedy, logits};
-pub use order::{ImportanceOrder, LayerOrder};
+pub use importance::{
+    Importance, ImportanceOrder, LayerOrder, LayerScores, standardized_fluctuations,
+};
+pub use recovery::Recovery;
 pub use supernet::Supernet;
 pub use text::{Split, TextSplits, TokenWindows};

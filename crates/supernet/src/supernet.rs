@@ -1,6 +1,10 @@
 //! The super-network: a checkpoint's weights, laid out so that every sub-network is a slice.
 
-use lathe_arch::{ModelConfig, SubnetConfig};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use lathe_arch::quantize::round_trip;
+use lathe_arch::{ModelConfig, Precision, SubnetConfig};
 use ndarray::{Array1, Array2};
 use rayon::prelude::*;
 
@@ -9,20 +13,33 @@ use crate::calibration::Calibration;
 use crate::checkpoint::{LayerWeights, ModelWeights};
 use crate::cut::Subnet;
 use crate::engine::matmul::Window;
-use crate::order::{ImportanceOrder, LayerOrder};
+use crate::importance::{ImportanceOrder, LayerOrder};
+use crate::recovery::{BlockRecovery, Recovered, Recovery};
 
 /// A model's weights with the units of every block in order of importance.
 ///
 /// Matrices are kept transposed, `[in, out]`, as the products read them. Permuting units inside
 /// a block leaves the full model's function unchanged; afterwards "the first n" are "the best n".
+///
+/// Refitted matrices are made when a choice is first cut and kept for the next time: for every
+/// choice of a search space, as many numbers as those choices' last matrices have.
 pub struct Supernet {
     model: ModelConfig,
-    embed_tokens: Array2<f32>,
-    lm_head: Array2<f32>,
+    ends: Ends,
+    quantized_ends: [OnceLock<Ends>; 2],
     final_norm: Vec<f32>,
     layers: Vec<SuperLayer>,
     order: ImportanceOrder,
-    means: Option<Vec<LayerMeans>>,
+    recovery: Option<Vec<LayerRecovery>>,
+    refitted: Mutex<BTreeMap<RefitKey, Arc<Recovered>>>,
+}
+
+/// The matrices at both ends, as they are in one precision.
+pub(crate) struct Ends {
+    /// `[vocab_size, hidden_size]`
+    pub embed_tokens: Array2<f32>,
+    /// `[hidden_size, vocab_size]`
+    pub lm_head: Array2<f32>,
 }
 
 /// One layer's matrices `[in, out]` and norm gains, units in order of importance.
@@ -38,43 +55,58 @@ pub(crate) struct SuperLayer {
     pub down: Array2<f32>,
 }
 
-/// Mean input of each block's last matrix, in order of importance: what a removed unit
-/// contributes on average, kept as a bias.
-pub(crate) struct LayerMeans {
-    /// `[heads * head_dim]`
-    pub attention: Vec<f32>,
-    /// `[intermediate_size]`
-    pub mlp: Vec<f32>,
+/// What makes up for removed units in one layer.
+pub(crate) struct LayerRecovery {
+    pub attention: BlockRecovery,
+    pub mlp: BlockRecovery,
 }
 
+/// A layer's block and what is kept of it: query heads and KV heads, or neurons and 0.
+pub(crate) type RefitKey = (usize, [usize; 2]);
+
 impl Supernet {
-    /// The checkpoint's weights in their own order. Only the full model can be cut from it, until
-    /// it has been calibrated.
+    /// The checkpoint's weights in their own order. Only the full model can be cut from it.
     pub fn unordered(model: &ModelConfig, weights: &ModelWeights) -> Self {
-        let order = ImportanceOrder::identity(model);
-        Self::build(model, weights, order, None)
+        Self::build(model, weights, ImportanceOrder::identity(model), None)
     }
 
-    /// The checkpoint's weights in the order of importance that `calibration` gives.
+    /// The checkpoint's weights in an order of importance. What stands for removed units follows
+    /// from `calibration` and `recovery`.
     ///
     /// # Errors
-    /// When the calibration was made for a model of other dimensions or holds NaN.
+    /// When the calibration or the order was made for a model of other dimensions, or the
+    /// calibration holds NaN.
     pub fn ordered(
         model: &ModelConfig,
         weights: &ModelWeights,
         calibration: &Calibration,
+        order: &ImportanceOrder,
+        recovery: Recovery,
     ) -> Result<Self, SupernetError> {
         calibration.check(model)?;
-        let order = ImportanceOrder::by_activation(model, weights, calibration);
-        let means = means_in_order(model, calibration, &order);
-        Ok(Self::build(model, weights, order, Some(means)))
+        order.check(model)?;
+        let mut supernet = Self::build(model, weights, order.clone(), None);
+        let layers = calibration.layers.par_iter().zip(&order.layers);
+        let layers = layers
+            .zip(&supernet.layers)
+            .map(|((statistics, order), layer)| LayerRecovery {
+                attention: BlockRecovery::new(
+                    &statistics.attention,
+                    &order.query_channels(model),
+                    &layer.o,
+                    recovery,
+                ),
+                mlp: BlockRecovery::new(&statistics.mlp, &order.neurons, &layer.down, recovery),
+            });
+        supernet.recovery = Some(layers.collect());
+        Ok(supernet)
     }
 
     fn build(
         model: &ModelConfig,
         weights: &ModelWeights,
         order: ImportanceOrder,
-        means: Option<Vec<LayerMeans>>,
+        recovery: Option<Vec<LayerRecovery>>,
     ) -> Self {
         let layers = weights
             .layers
@@ -85,12 +117,16 @@ impl Supernet {
         let head = weights.lm_head.as_ref().unwrap_or(&weights.embed_tokens);
         Self {
             model: model.clone(),
-            embed_tokens: weights.embed_tokens.as_standard_layout().into_owned(),
-            lm_head: head.t().as_standard_layout().into_owned(),
+            ends: Ends {
+                embed_tokens: weights.embed_tokens.as_standard_layout().into_owned(),
+                lm_head: head.t().as_standard_layout().into_owned(),
+            },
+            quantized_ends: Default::default(),
             final_norm: weights.norm.to_vec(),
             layers,
             order,
-            means,
+            recovery,
+            refitted: Mutex::default(),
         }
     }
 
@@ -123,20 +159,54 @@ impl Supernet {
         &self.layers[layer]
     }
 
-    pub(crate) fn means(&self, layer: usize) -> Option<&LayerMeans> {
-        self.means.as_ref().map(|means| &means[layer])
+    /// Whether anything but the full model can be cut.
+    pub(crate) fn is_calibrated(&self) -> bool {
+        self.recovery.is_some()
     }
 
-    pub(crate) fn embedding(&self) -> &[f32] {
-        slice(&self.embed_tokens)
+    pub(crate) fn recovery(&self, layer: usize) -> Option<&LayerRecovery> {
+        self.recovery.as_ref().map(|layers| &layers[layer])
     }
 
-    pub(crate) fn embedding_row(&self, token: usize) -> &[f32] {
-        &self.embedding()[token * self.model.hidden_size..][..self.model.hidden_size]
+    /// The refitted matrix of `key`, made by `fit` where it has not been yet.
+    pub(crate) fn refitted(
+        &self,
+        key: RefitKey,
+        fit: impl FnOnce() -> Option<Recovered>,
+    ) -> Option<Arc<Recovered>> {
+        let kept = || self.refitted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = kept().get(&key) {
+            return Some(found.clone());
+        }
+        let made = Arc::new(fit()?);
+        kept().insert(key, made.clone());
+        Some(made)
     }
 
-    pub(crate) fn lm_head(&self) -> Window<'_> {
-        window(&self.lm_head)
+    /// The matrices at both ends. A quantised head brings a tied embedding with it; an untied one
+    /// stays f32.
+    pub(crate) fn ends(&self, precision: Precision) -> &Ends {
+        let slot = match precision {
+            Precision::F32 => return &self.ends,
+            Precision::Int8 => &self.quantized_ends[0],
+            Precision::Int4 => &self.quantized_ends[1],
+        };
+        slot.get_or_init(|| {
+            let mut lm_head = self.ends.lm_head.clone();
+            let vocab_size = lm_head.ncols();
+            if let Some(values) = lm_head.as_slice_mut() {
+                round_trip(values, vocab_size, precision);
+            }
+            let embed_tokens = if self.model.tie_word_embeddings {
+                lm_head.t().as_standard_layout().into_owned()
+            } else {
+                self.ends.embed_tokens.clone()
+            };
+            Ends {
+                embed_tokens,
+                lm_head,
+            }
+        })
     }
 
     pub(crate) fn final_norm(&self) -> &[f32] {
@@ -167,7 +237,7 @@ pub(crate) fn window(matrix: &Array2<f32>) -> Window<'_> {
     Window::whole(slice(matrix), matrix.nrows(), matrix.ncols())
 }
 
-fn slice(matrix: &Array2<f32>) -> &[f32] {
+pub(crate) fn slice(matrix: &Array2<f32>) -> &[f32] {
     matrix
         .as_slice()
         .expect("the super-network keeps its matrices in standard layout")
@@ -189,19 +259,4 @@ fn transposed_columns(matrix: &Array2<f32>, order: &[usize]) -> Array2<f32> {
     Array2::from_shape_fn((order.len(), matrix.nrows()), |(i, o)| {
         matrix[[o, order[i]]]
     })
-}
-
-fn means_in_order(
-    model: &ModelConfig,
-    calibration: &Calibration,
-    order: &ImportanceOrder,
-) -> Vec<LayerMeans> {
-    let pick = |means: &[f64], order: &[usize]| order.iter().map(|&i| means[i] as f32).collect();
-    let layers = calibration.layers.iter().zip(&order.layers);
-    layers
-        .map(|(statistics, order)| LayerMeans {
-            attention: pick(&statistics.attention.mean, &order.query_channels(model)),
-            mlp: pick(&statistics.mlp.mean, &order.neurons),
-        })
-        .collect()
 }

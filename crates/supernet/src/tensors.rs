@@ -1,18 +1,19 @@
 //! A sub-network's own tensors, copied out of the super-network for an export.
 
-use crate::cut::{CutAttention, CutMlp, Subnet};
+use crate::cut::{CutAttention, CutMlp, Matrix, Subnet};
 use crate::engine::matmul::Window;
+use crate::supernet::slice;
 
 /// Matrices are row-major `[in, out]`. Methods of a layer give `None` where the block was removed.
 impl Subnet<'_> {
     /// `[vocab_size, hidden_size]`
     pub fn embed_tokens(&self) -> Vec<f32> {
-        self.supernet().embedding().to_vec()
+        slice(&self.ends().embed_tokens).to_vec()
     }
 
     /// `[hidden_size, vocab_size]`
     pub fn lm_head(&self) -> Vec<f32> {
-        side_by_side(&[self.supernet().lm_head()])
+        slice(&self.ends().lm_head).to_vec()
     }
 
     /// Gain of the final norm, `[hidden_size]`.
@@ -28,9 +29,8 @@ impl Subnet<'_> {
     /// Query, key and value side by side, `[hidden_size, (heads + 2 kv_heads) * head_dim]`.
     pub fn qkv_proj(&self, layer: usize) -> Option<Vec<f32>> {
         let attention = self.attention(layer)?;
-        let mut parts = attention.q.clone();
-        parts.extend([attention.k, attention.v]);
-        Some(side_by_side(&parts))
+        let parts = attention.q.iter().chain([&attention.k, &attention.v]);
+        Some(side_by_side(&parts.map(Matrix::window).collect::<Vec<_>>()))
     }
 
     /// `[heads * head_dim, hidden_size]`
@@ -39,7 +39,7 @@ impl Subnet<'_> {
         Some(
             parts
                 .iter()
-                .flat_map(|part| side_by_side(&[*part]))
+                .flat_map(|part| side_by_side(&[part.window()]))
                 .collect(),
         )
     }
@@ -56,17 +56,17 @@ impl Subnet<'_> {
 
     /// `[hidden_size, intermediate_size]`
     pub fn gate_proj(&self, layer: usize) -> Option<Vec<f32>> {
-        Some(side_by_side(&[self.mlp(layer)?.gate]))
+        Some(side_by_side(&[self.mlp(layer)?.gate.window()]))
     }
 
     /// `[hidden_size, intermediate_size]`
     pub fn up_proj(&self, layer: usize) -> Option<Vec<f32>> {
-        Some(side_by_side(&[self.mlp(layer)?.up]))
+        Some(side_by_side(&[self.mlp(layer)?.up.window()]))
     }
 
     /// `[intermediate_size, hidden_size]`
     pub fn down_proj(&self, layer: usize) -> Option<Vec<f32>> {
-        Some(side_by_side(&[self.mlp(layer)?.down]))
+        Some(side_by_side(&[self.mlp(layer)?.down.window()]))
     }
 
     /// The constant that a pruned MLP block adds, `[hidden_size]`.

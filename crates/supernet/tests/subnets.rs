@@ -5,7 +5,8 @@ use std::path::Path;
 use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig, Precision, SubnetConfig};
 use lathe_supernet::checkpoint::{Checkpoint, ModelWeights};
 use lathe_supernet::{
-    Calibration, Decoder, Evaluator, Supernet, SupernetError, TokenWindows, logits,
+    Calibration, Decoder, Evaluator, Importance, ImportanceOrder, Recovery, Supernet,
+    SupernetError, TokenWindows, logits,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -16,15 +17,37 @@ fn checkpoint() -> Checkpoint {
 }
 
 fn windows(seed: u64) -> TokenWindows {
+    random_windows(seed, 12)
+}
+
+fn random_windows(seed: u64, count: usize) -> TokenWindows {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let tokens: Vec<u32> = (0..33 * 12).map(|_| rng.random_range(0..320)).collect();
+    let tokens: Vec<u32> = (0..33 * count)
+        .map(|_| rng.random_range(0..320))
+        .collect();
     TokenWindows::from_tokens(&tokens, 32)
 }
 
 fn ordered(checkpoint: &Checkpoint) -> Supernet {
-    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
-    let calibration = Calibration::measure(&unordered, &windows(1), |_| {});
-    Supernet::ordered(&checkpoint.config, &checkpoint.weights, &calibration).unwrap()
+    ordered_by(
+        checkpoint,
+        &windows(1),
+        Importance::Reconstruction,
+        Recovery::LeastSquares,
+    )
+}
+
+fn ordered_by(
+    checkpoint: &Checkpoint,
+    windows: &TokenWindows,
+    importance: Importance,
+    recovery: Recovery,
+) -> Supernet {
+    let (model, weights) = (&checkpoint.config, &checkpoint.weights);
+    let unordered = Supernet::unordered(model, weights);
+    let calibration = Calibration::measure(&unordered, windows, |_| {});
+    let order = ImportanceOrder::of(model, weights, &calibration, importance).unwrap();
+    Supernet::ordered(model, weights, &calibration, &order, recovery).unwrap()
 }
 
 fn uneven(model: &ModelConfig) -> SubnetConfig {
@@ -56,12 +79,20 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 fn ordering_keeps_the_function() {
     let checkpoint = checkpoint();
     let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
-    let ordered = ordered(&checkpoint);
     let tokens: Vec<u32> = (5..45).collect();
     let before = logits(&unordered.full(), &tokens).unwrap();
-    let after = logits(&ordered.full(), &tokens).unwrap();
-    assert!(largest_difference(&before, &after) < 1e-4);
-    assert_ne!(unordered.order(), ordered.order());
+    let mut orders = Vec::new();
+    for importance in Importance::ALL {
+        let ordered = ordered_by(&checkpoint, &windows(1), importance, Recovery::LeastSquares);
+        let after = logits(&ordered.full(), &tokens).unwrap();
+        assert!(largest_difference(&before, &after) < 1e-4);
+        assert!(!orders.contains(ordered.order()));
+        orders.push(ordered.order().clone());
+        // The same again gives the same order.
+        let again = ordered_by(&checkpoint, &windows(1), importance, Recovery::None);
+        assert_eq!(again.order(), ordered.order());
+    }
+    assert!(!orders.contains(unordered.order()));
 }
 
 /// The same sub-network by zeroing in the full model: columns of `o_proj` and `down_proj` that
@@ -95,16 +126,8 @@ fn masked(checkpoint: &Checkpoint, supernet: &Supernet, subnet: &SubnetConfig) -
 #[test]
 fn slicing_equals_masking_when_nothing_is_compensated() {
     let checkpoint = checkpoint();
-    // Without mean activations there is nothing to keep as a bias.
-    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
-    let mut calibration = Calibration::measure(&unordered, &windows(1), |_| {});
-    for layer in &mut calibration.layers {
-        for channels in [&mut layer.attention, &mut layer.mlp] {
-            channels.mean.fill(0.0);
-        }
-    }
-    let supernet =
-        Supernet::ordered(&checkpoint.config, &checkpoint.weights, &calibration).unwrap();
+    let importance = Importance::Fluctuation;
+    let supernet = ordered_by(&checkpoint, &windows(1), importance, Recovery::None);
     let subnet = uneven(&checkpoint.config);
     let tokens: Vec<u32> = (100..150).collect();
     let sliced = logits(&supernet.cut(&subnet).unwrap(), &tokens).unwrap();
@@ -119,10 +142,8 @@ fn a_removed_block_leaves_its_mean_output() {
     // With a constant input the mean output is the output, so removal changes nothing.
     let checkpoint = checkpoint();
     let constant = TokenWindows::from_tokens(&[7; 33 * 4], 32);
-    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
-    let calibration = Calibration::measure(&unordered, &constant, |_| {});
-    let supernet =
-        Supernet::ordered(&checkpoint.config, &checkpoint.weights, &calibration).unwrap();
+    let importance = Importance::Fluctuation;
+    let supernet = ordered_by(&checkpoint, &constant, importance, Recovery::Bias);
     let full = logits(&supernet.full(), &[7; 32]).unwrap();
     let mut subnet = SubnetConfig::full(&checkpoint.config);
     subnet.layers[1].mlp = None;
@@ -214,10 +235,90 @@ fn what_cannot_be_cut_or_run_is_refused() {
         Err(SupernetError::TooLong { .. })
     ));
     let mut calibration = Calibration::measure(&unordered, &windows(1), |_| {});
+    let (model, weights) = (&checkpoint.config, &checkpoint.weights);
+    let of = |calibration: &Calibration| {
+        let order = ImportanceOrder::of(model, weights, calibration, Importance::Wanda)?;
+        Supernet::ordered(model, weights, calibration, &order, Recovery::Bias)
+    };
+    let mut twice = ImportanceOrder::identity(model);
+    twice.layers[1].neurons[5] = 4;
+    let message = Supernet::ordered(model, weights, &calibration, &twice, Recovery::Bias);
+    assert!(message.err().unwrap().to_string().contains("neurons"));
     calibration.layers[1].mlp.mean[3] = f64::NAN;
-    let message = Supernet::ordered(&checkpoint.config, &checkpoint.weights, &calibration);
-    assert!(message.err().unwrap().to_string().contains("channel 3"));
+    assert!(
+        of(&calibration)
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("channel 3")
+    );
     calibration.layers.pop();
-    let message = Supernet::ordered(&checkpoint.config, &checkpoint.weights, &calibration);
-    assert!(message.err().unwrap().to_string().contains("layers"));
+    assert!(
+        of(&calibration)
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("layers")
+    );
+}
+
+#[test]
+fn a_refit_is_closer_to_the_teacher_than_a_bias_and_a_bias_closer_than_nothing() {
+    let checkpoint = checkpoint();
+    let importance = Importance::Fluctuation;
+    let score = |recovery| {
+        let supernet = ordered_by(&checkpoint, &random_windows(1, 200), importance, recovery);
+        let text = windows(2);
+        let evaluator = Evaluator::new(&supernet, &text).unwrap();
+        let mut subnet = SubnetConfig::full(&checkpoint.config);
+        // The last layer: what is fitted, its output, is what the logits are made of.
+        subnet.layers.last_mut().unwrap().mlp = Some(MlpConfig::with_width(48));
+        let cut = supernet.cut(&subnet).unwrap();
+        evaluator.perplexity_and_kl(&cut).kl_divergence.unwrap()
+    };
+    let [none, bias, fitted] = [Recovery::None, Recovery::Bias, Recovery::LeastSquares].map(score);
+    assert!(fitted < bias && bias < none, "{fitted} {bias} {none}");
+}
+
+#[test]
+fn a_calibration_is_read_back_and_a_stale_one_is_not() {
+    let checkpoint = checkpoint();
+    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let calibration = Calibration::measure(&unordered, &windows(1), |_| {});
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("calibration.safetensors");
+    calibration.save(&path, "this text").unwrap();
+    assert_eq!(
+        Calibration::load(&path, "this text").unwrap(),
+        Some(calibration)
+    );
+    assert_eq!(Calibration::load(&path, "another text").unwrap(), None);
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(Calibration::load(&path, "this text").is_err());
+}
+
+#[test]
+fn quantised_weights_move_the_logits_a_little_and_fewer_bits_more() {
+    let checkpoint = checkpoint();
+    let supernet = ordered(&checkpoint);
+    let tokens: Vec<u32> = (100..150).collect();
+    let full = SubnetConfig::full(&checkpoint.config);
+    let want = logits(&supernet.full(), &tokens).unwrap();
+    let error = |precision| {
+        let subnet = supernet
+            .cut(&full.clone().with_precision(precision))
+            .unwrap();
+        largest_difference(&logits(&subnet, &tokens).unwrap(), &want)
+    };
+    let (int8, int4) = (error(Precision::Int8), error(Precision::Int4));
+    assert!(0.0 < int8 && int8 < 0.2 * int4, "{int8} {int4}");
+    // One quantised block in the middle: what comes before it is the teacher's.
+    let text = windows(2);
+    let evaluator = Evaluator::new(&supernet, &text).unwrap();
+    let mut subnet = full;
+    subnet.layers[1].mlp.as_mut().unwrap().precision = Precision::Int4;
+    let cut = supernet.cut(&subnet).unwrap();
+    let divergence = evaluator.perplexity_and_kl(&cut).kl_divergence.unwrap();
+    assert!(divergence > 1e-6, "{divergence}");
 }

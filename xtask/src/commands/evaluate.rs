@@ -1,6 +1,7 @@
-use lathe_arch::{Precision, SubnetConfig};
+use lathe_arch::SubnetConfig;
+use lathe_compress::Prepared;
 use lathe_fetch::Cache;
-use lathe_supernet::{Evaluator, Split};
+use lathe_supernet::{ChoiceQuality, Evaluator, Quality, Question, QuestionSet, Split, Subnet};
 use serde_json::json;
 
 use super::print_json;
@@ -17,21 +18,34 @@ pub fn run(arguments: &Evaluate) -> anyhow::Result<()> {
         Some(path) => lathe_compress::read_subnet(path, prepared.model())?,
         None => SubnetConfig::full(prepared.model()),
     };
-    anyhow::ensure!(
-        subnet.common_precision() == Some(Precision::F32),
-        "--subnet: it has int8 or int4 weights, and quality is scored in f32 only: remove `precision` and `head_precision` to score its structure"
-    );
+    let cut = prepared.supernet.cut(&subnet)?;
+    let questions = match &arguments.task {
+        Task::Perplexity => return text(arguments, &prepared, &cut, false, steps),
+        Task::Kl => return text(arguments, &prepared, &cut, true, steps),
+        Task::Mmlu(form) => lathe_compress::mmlu(&cache, *form)?,
+        Task::Questions(path) => lathe_compress::questions(path)?,
+    };
+    choice(arguments, &prepared, &cut, &questions, steps)
+}
+
+fn text(
+    arguments: &Evaluate,
+    prepared: &Prepared,
+    cut: &Subnet<'_>,
+    with_kl: bool,
+    mut steps: Steps,
+) -> anyhow::Result<()> {
     let windows = prepared.windows(Split::Test, arguments.tokens)?;
     steps.show("running the full model", 0, 1);
     let evaluator = Evaluator::new(&prepared.supernet, &windows)?;
     steps.show("scoring", 0, 1);
-    let cut = prepared.supernet.cut(&subnet)?;
-    let quality = match arguments.task {
-        Task::Perplexity => evaluator.perplexity(&cut),
-        Task::Kl => evaluator.perplexity_and_kl(&cut),
+    let quality = if with_kl {
+        evaluator.perplexity_and_kl(cut)
+    } else {
+        evaluator.perplexity(cut)
     };
     steps.finish();
-    let parameters = subnet.parameters(prepared.model());
+    let parameters = cut.config().parameters(prepared.model());
     if arguments.json {
         return print_json(&json!({
             "perplexity": quality.perplexity(),
@@ -42,6 +56,11 @@ pub fn run(arguments: &Evaluate) -> anyhow::Result<()> {
             "parameters": parameters,
         }));
     }
+    print_text(&quality, parameters);
+    Ok(())
+}
+
+fn print_text(quality: &Quality, parameters: u64) {
     println!(
         "perplexity {:.3} (log {:.4} +- {:.4}) on {} tokens, {:.1} M parameters",
         quality.perplexity(),
@@ -53,5 +72,43 @@ pub fn run(arguments: &Evaluate) -> anyhow::Result<()> {
     if let Some(kl) = quality.kl_divergence {
         println!("KL divergence from the full model {kl:.4} nats per token");
     }
+}
+
+fn choice(
+    arguments: &Evaluate,
+    prepared: &Prepared,
+    cut: &Subnet<'_>,
+    questions: &[Question],
+    mut steps: Steps,
+) -> anyhow::Result<()> {
+    anyhow::ensure!(!questions.is_empty(), "--task: there are no questions");
+    let context = prepared.model().max_position_embeddings;
+    let count = arguments.questions;
+    let set = QuestionSet::new(questions, count, &prepared.tokenizer, context)?;
+    let quality = set.score(cut, |done, total| steps.show("answering", done, total))?;
+    steps.finish();
+    if arguments.json {
+        return print_json(&quality);
+    }
+    print_choice(&quality);
     Ok(())
+}
+
+fn print_choice(quality: &ChoiceQuality) {
+    println!(
+        "{:<42} {:>9} {:>15} {:>15}",
+        "", "questions", "acc", "acc_norm"
+    );
+    let all = [("all", &quality.all)];
+    let topics = quality.topics.iter().map(|(name, a)| (name.as_str(), a));
+    for (name, accuracy) in topics.chain(all) {
+        println!(
+            "{name:<42} {:>9} {:>7.4} +-{:.4} {:>7.4} +-{:.4}",
+            accuracy.questions,
+            accuracy.acc,
+            accuracy.acc_stderr,
+            accuracy.acc_norm,
+            accuracy.acc_norm_stderr,
+        );
+    }
 }

@@ -1,10 +1,17 @@
 //! The forward pass of a sub-network, one block at a time.
 
+use lathe_arch::Precision;
+use lathe_arch::quantize::round_activations;
+use rayon::prelude::*;
+
 use super::attention::{AttentionShape, cached_attention, causal_attention};
 use super::elementwise::{add_bias, rms_norm, silu_times};
 use super::matmul::{Threads, Window, Write, matmul};
 use super::rope::RopeTable;
-use crate::cut::{CutAttention, CutMlp, Subnet};
+use crate::cut::{CutAttention, CutMlp, Matrix, Subnet};
+
+/// Rows handed to one task.
+const ROUNDED_ROWS: usize = 64;
 
 /// Keys and values of the past tokens of one sequence in one layer, `[tokens, kv_heads * head_dim]`.
 #[derive(Default)]
@@ -31,10 +38,10 @@ impl Observer for NoObserver {
 
 /// The residual stream before layer 0, `[tokens, hidden]`.
 pub(crate) fn embed(subnet: &Subnet<'_>, tokens: &[u32]) -> Vec<f32> {
-    let supernet = subnet.supernet();
-    let mut x = Vec::with_capacity(tokens.len() * supernet.model().hidden_size);
+    let hidden = subnet.supernet().model().hidden_size;
+    let mut x = Vec::with_capacity(tokens.len() * hidden);
     for token in tokens {
-        x.extend_from_slice(supernet.embedding_row(*token as usize));
+        x.extend_from_slice(subnet.embedding_row(*token as usize));
     }
     x
 }
@@ -155,29 +162,31 @@ fn attention_block(
     };
     let mut normed = vec![0.0; x.len()];
     rms_norm(&mut normed, x, block.norm, model.rms_norm_eps as f32);
+    round(&mut normed, hidden, block.precision);
     let input = Window::whole(&normed, tokens, hidden);
     let width = shape.heads * shape.head_dim;
     let mut q = vec![0.0; tokens * width];
     let mut column = 0;
-    for part in &block.q {
+    for part in block.q.iter().map(Matrix::window) {
         matmul(
             &mut q[column..],
             width,
             input,
-            *part,
+            part,
             Write::Replace,
             Threads::Pool,
         );
         column += part.col_count();
     }
-    let k = project(input, block.k);
-    let v = project(input, block.v);
-    let mixed = attend(q, k, v, shape);
+    let k = project(input, block.k.window());
+    let v = project(input, block.v.window());
+    let mut mixed = attend(q, k, v, shape);
+    round(&mut mixed, width, block.precision);
     let mut column = 0;
-    for part in &block.o {
+    for part in block.o.iter().map(Matrix::window) {
         let rows = part.row_count();
         let mixed = Window::whole(&mixed, tokens, width).columns(column, rows);
-        matmul(x, hidden, mixed, *part, Write::Add, Threads::Pool);
+        matmul(x, hidden, mixed, part, Write::Add, Threads::Pool);
         column += rows;
     }
 }
@@ -189,20 +198,31 @@ fn mlp_block(subnet: &Subnet<'_>, block: &CutMlp<'_>, x: &mut [f32], observe: im
     let tokens = x.len() / hidden;
     let mut normed = vec![0.0; x.len()];
     rms_norm(&mut normed, x, block.norm, model.rms_norm_eps as f32);
+    round(&mut normed, hidden, block.precision);
     let input = Window::whole(&normed, tokens, hidden);
-    let mut gate = project(input, block.gate);
-    let up = project(input, block.up);
+    let mut gate = project(input, block.gate.window());
+    let up = project(input, block.up.window());
     silu_times(&mut gate, &up);
     observe(&gate);
-    let activations = Window::whole(&gate, tokens, block.gate.col_count());
+    let width = block.gate.window().col_count();
+    round(&mut gate, width, block.precision);
+    let activations = Window::whole(&gate, tokens, width);
     matmul(
         x,
         hidden,
         activations,
-        block.down,
+        block.down.window(),
         Write::Add,
         Threads::Pool,
     );
+}
+
+/// What a kernel for quantised weights makes of its input; nothing in f32.
+pub(crate) fn round(rows: &mut [f32], width: usize, precision: Precision) {
+    if precision != Precision::F32 {
+        let tasks = rows.par_chunks_mut(ROUNDED_ROWS * width);
+        tasks.for_each(|rows| round_activations(rows, width));
+    }
 }
 
 fn project(input: Window<'_>, weights: Window<'_>) -> Vec<f32> {

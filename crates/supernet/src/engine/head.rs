@@ -1,12 +1,17 @@
 //! The final norm and the LM head, a few rows of logits at a time.
 
-use super::attention::log_sum_exp;
-use super::elementwise::{exp, rms_norm};
-use super::matmul::{Threads, Window, Write, matmul};
-use crate::cut::Subnet;
+use std::borrow::Cow;
 
+use lathe_arch::Precision;
 use pulp::Arch;
 use rayon::prelude::*;
+
+use super::attention::log_sum_exp;
+use super::elementwise::{exp, rms_norm};
+use super::forward::round;
+use super::matmul::{Threads, Window, Write, matmul};
+use crate::cut::Subnet;
+use crate::supernet::window;
 
 /// Rows of logits that exist at once: 128 x 49152 x 4 bytes = 25 MB for the default model.
 const ROWS: usize = 128;
@@ -32,11 +37,16 @@ pub(crate) fn logits(subnet: &Subnet<'_>, normed: &[f32]) -> Vec<f32> {
 fn logits_into(subnet: &Subnet<'_>, normed: &[f32], out: &mut [f32]) {
     let model = subnet.supernet().model();
     let rows = normed.len() / model.hidden_size;
+    let precision = subnet.config().head_precision;
+    let mut normed = Cow::Borrowed(normed);
+    if precision != Precision::F32 {
+        round(normed.to_mut(), model.hidden_size, precision);
+    }
     matmul(
         out,
         model.vocab_size,
-        Window::whole(normed, rows, model.hidden_size),
-        subnet.supernet().lm_head(),
+        Window::whole(&normed, rows, model.hidden_size),
+        window(&subnet.ends().lm_head),
         Write::Replace,
         Threads::Pool,
     );
@@ -68,6 +78,7 @@ pub(crate) fn negative_log_likelihood(
 
 /// `KL(teacher || student)` at each position, in nats. Both inputs passed their final norm.
 pub(crate) fn kl_divergence(
+    teacher_net: &Subnet<'_>,
     subnet: &Subnet<'_>,
     teacher_normed: &[f32],
     student_normed: &[f32],
@@ -82,7 +93,7 @@ pub(crate) fn kl_divergence(
     let chunks = teacher_normed.chunks(ROWS * hidden);
     for (teacher_rows, student_rows) in chunks.zip(student_normed.chunks(ROWS * hidden)) {
         let numbers = teacher_rows.len() / hidden * vocab;
-        logits_into(subnet, teacher_rows, &mut teacher[..numbers]);
+        logits_into(teacher_net, teacher_rows, &mut teacher[..numbers]);
         logits_into(subnet, student_rows, &mut student[..numbers]);
         let rows = teacher[..numbers].par_chunks_exact(vocab);
         let rows = rows.zip(student[..numbers].par_chunks_exact(vocab));

@@ -111,7 +111,8 @@ pub fn matmul(
     write: Write,
     threads: Threads,
 ) {
-    product(out, out_stride, a, Operand::Plain(b), 1.0, write, threads);
+    let (a, b) = (Operand::Plain(a), Operand::Plain(b));
+    product(out, out_stride, a, b, 1.0, write, threads);
 }
 
 /// `out = scale a b^T`. `a` is `[m, k]`, `b` is `[n, k]`, `out` is `[m, n]`.
@@ -126,8 +127,25 @@ pub fn matmul_transposed(
     scale: f32,
     threads: Threads,
 ) {
-    let b = Operand::Transposed(b);
+    let (a, b) = (Operand::Plain(a), Operand::Transposed(b));
     product(out, out_stride, a, b, scale, Write::Replace, threads);
+}
+
+/// `out += x^T x`. `x` is `[tokens, n]`, `out` is `[n, n]`; only the lower triangle is right.
+///
+/// # Panics
+/// When `out` is too short.
+pub fn add_gram(out: &mut [f32], x: Window<'_>) {
+    /// Columns at a time: what lies above the band's diagonal is not computed.
+    const BAND: usize = 384;
+    let n = x.cols;
+    for start in (0..n).step_by(BAND) {
+        let band = BAND.min(n - start);
+        let below = Operand::Transposed(x.columns(start, n - start));
+        let columns = Operand::Plain(x.columns(start, band));
+        let out = &mut out[start * n + start..];
+        product(out, n, below, columns, 1.0, Write::Add, Threads::Pool);
+    }
 }
 
 enum Operand<'a> {
@@ -135,22 +153,35 @@ enum Operand<'a> {
     Transposed(Window<'a>),
 }
 
+impl Operand<'_> {
+    /// Rows, columns, and the distances between them.
+    fn layout(&self) -> (usize, usize, isize, isize) {
+        match self {
+            Operand::Plain(w) => (w.rows, w.cols, w.stride as isize, 1),
+            Operand::Transposed(w) => (w.cols, w.rows, 1, w.stride as isize),
+        }
+    }
+
+    fn values(&self) -> &[f32] {
+        match self {
+            Operand::Plain(w) | Operand::Transposed(w) => w.values,
+        }
+    }
+}
+
 #[allow(unsafe_code)]
 fn product(
     out: &mut [f32],
     out_stride: usize,
-    a: Window<'_>,
+    a: Operand<'_>,
     b: Operand<'_>,
     scale: f32,
     write: Write,
     threads: Threads,
 ) {
-    let (k, n, window, b_row_stride, b_col_stride) = match b {
-        Operand::Plain(b) => (b.rows, b.cols, b, b.stride as isize, 1),
-        Operand::Transposed(b) => (b.cols, b.rows, b, 1, b.stride as isize),
-    };
-    let m = a.rows;
-    assert_eq!(a.cols, k, "inner dimensions differ");
+    let (m, a_cols, a_row_stride, a_col_stride) = a.layout();
+    let (k, n, b_row_stride, b_col_stride) = b.layout();
+    assert_eq!(a_cols, k, "inner dimensions differ");
     assert!(n <= out_stride || m <= 1, "rows of the destination overlap");
     assert!(span(m, n, out_stride) <= out.len(), "destination too short");
     if m == 0 || n == 0 {
@@ -173,10 +204,10 @@ fn product(
             1,
             out_stride as isize,
             add,
-            a.values.as_ptr(),
-            1,
-            a.stride as isize,
-            window.values.as_ptr(),
+            a.values().as_ptr(),
+            a_col_stride,
+            a_row_stride,
+            b.values().as_ptr(),
             b_col_stride,
             b_row_stride,
             f32::from(add),
@@ -203,6 +234,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_gram_matrix_is_the_product_with_its_transpose(
+            tokens in 1usize..9,
+            n in prop::sample::select(vec![1usize, 7, 383, 384, 385, 800]),
+        ) {
+            let x = random(tokens * n, 5);
+            let mut out = vec![1.0; n * n];
+            add_gram(&mut out, Window::whole(&x, tokens, n));
+            for (i, j) in (0..n).step_by(31).flat_map(|i| (0..=i).step_by(17).map(move |j| (i, j))) {
+                let dot: f32 = (0..tokens).map(|t| x[t * n + i] * x[t * n + j]).sum();
+                prop_assert!((out[i * n + j] - 1.0 - dot).abs() < 1e-4);
+            }
+        }
+
         #[test]
         fn products_of_windows_equal_the_definition(
             (m, k, n) in (0usize..20, 1usize..40, 0usize..30),

@@ -4,7 +4,7 @@
 //! at a time. Symmetric: a weight is `scale * (q - 2^(bits-1))`, and the scale is signed so that
 //! the weight of the largest magnitude is met exactly (as in llama.cpp's Q4_0).
 
-use lathe_arch::{Precision, QUANTIZATION_BLOCK};
+use crate::{Precision, QUANTIZATION_BLOCK};
 
 /// A quantised matrix.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,10 +89,108 @@ pub fn dequantize(quantized: &Quantized, inputs: usize, precision: Precision) ->
     values
 }
 
+/// Replaces a matrix by what its quantised form stands for.
+///
+/// `matrix` is `[inputs, outputs]`, row by row: the transpose of what [`quantize`] takes, blocks
+/// running down the columns. In f32 nothing changes.
+///
+/// # Panics
+/// When `matrix` is no whole number of rows.
+pub fn round_trip(matrix: &mut [f32], outputs: usize, precision: Precision) {
+    let bits = precision.bits();
+    if bits > 8 || outputs == 0 {
+        return;
+    }
+    assert!(matrix.len().is_multiple_of(outputs), "a row is cut short");
+    let zero = (1u32 << (bits - 1)) as f32;
+    let mut largest = vec![0.0f32; outputs];
+    for block in matrix.chunks_mut(QUANTIZATION_BLOCK * outputs) {
+        largest.fill(0.0);
+        for row in block.chunks_exact(outputs) {
+            for (largest, value) in largest.iter_mut().zip(row) {
+                if value.abs() > largest.abs() {
+                    *largest = *value;
+                }
+            }
+        }
+        for row in block.chunks_exact_mut(outputs) {
+            for (largest, value) in largest.iter().zip(row) {
+                let scale = -largest / zero;
+                let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+                let level = (*value * inverse + zero).round();
+                *value = scale * (level.clamp(0.0, 2.0 * zero - 1.0) - zero);
+            }
+        }
+    }
+}
+
+/// Replaces the rows of activations by what a kernel of `accuracy_level` 4 makes of them: 8-bit
+/// integers in blocks of [`QUANTIZATION_BLOCK`], the largest magnitude of a block at 127.
+///
+/// `rows` is `[tokens, width]`.
+///
+/// # Panics
+/// When `width` is 0.
+pub fn round_activations(rows: &mut [f32], width: usize) {
+    for row in rows.chunks_mut(width) {
+        for block in row.chunks_mut(QUANTIZATION_BLOCK) {
+            let largest = block.iter().fold(0.0f32, |m, value| m.max(value.abs()));
+            let scale = largest / 127.0;
+            let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+            for value in block {
+                *value = (*value * inverse).round_ties_even() * scale;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random_weights;
+
+    /// Numbers between -1 and 1 that repeat for equal seeds.
+    fn random_weights(count: usize, mut seed: u64) -> Vec<f32> {
+        let mut next = || {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn a_round_trip_is_what_the_quantised_matrix_stands_for() {
+        for precision in [Precision::Int8, Precision::Int4] {
+            let (inputs, outputs) = (40, 3);
+            let rows = random_weights(outputs * inputs, 9);
+            let want = dequantize(&quantize(rows.chunks(inputs), precision), inputs, precision);
+            let transposed = |rows: &[f32]| -> Vec<f32> {
+                let at = |i: usize| rows[i % outputs * inputs + i / outputs];
+                (0..rows.len()).map(at).collect()
+            };
+            let mut got = transposed(&rows);
+            round_trip(&mut got, outputs, precision);
+            assert_eq!(got, transposed(&want));
+            // What was rounded once stays.
+            let once = got.clone();
+            round_trip(&mut got, outputs, precision);
+            for (once, twice) in once.iter().zip(&got) {
+                assert!((once - twice).abs() <= 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn activations_are_within_half_a_step() {
+        let was = random_weights(2 * 50, 4);
+        let mut is = was.clone();
+        round_activations(&mut is, 50);
+        assert_ne!(was, is);
+        for (was, is) in was.iter().zip(&is) {
+            assert!((was - is).abs() <= 0.5001 / 127.0);
+        }
+    }
 
     #[test]
     fn values_return_within_half_a_step() {

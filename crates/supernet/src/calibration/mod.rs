@@ -1,0 +1,252 @@
+//! What the units of a model do on calibration text.
+
+mod store;
+
+use lathe_arch::ModelConfig;
+use ndarray::Array2;
+use rayon::prelude::*;
+
+use crate::SupernetError;
+use crate::cut::Subnet;
+use crate::engine::forward::{self, Observer};
+use crate::engine::matmul::{Window, add_gram};
+use crate::engine::rope::RopeTable;
+use crate::supernet::Supernet;
+use crate::text::TokenWindows;
+
+/// Tokens run together: bounds the memory of the activations.
+const BATCH_TOKENS: usize = 2048;
+
+/// Statistics of every channel that pruning may remove, in the checkpoint's own order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Calibration {
+    /// Tokens seen.
+    pub tokens: usize,
+    /// One entry a layer.
+    pub layers: Vec<LayerStatistics>,
+}
+
+/// Statistics of one layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerStatistics {
+    /// Inputs of `o_proj`, `[heads * head_dim]`.
+    pub attention: ChannelStatistics,
+    /// Inputs of `down_proj`, `[intermediate_size]`.
+    pub mlp: ChannelStatistics,
+    /// `1 - cos` between the residual stream before and after the layer, mean over tokens: its
+    /// block influence (2403.03853).
+    pub influence: f64,
+}
+
+/// Moments of the channels of one block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChannelStatistics {
+    /// Mean over tokens, `[channels]`.
+    pub mean: Vec<f64>,
+    /// Mean product of each two channels over tokens, `[channels, channels]`, symmetric.
+    pub second_moment: Array2<f32>,
+    /// Mean magnitude over the tokens of each sequence, as an L2 norm over sequences,
+    /// `[channels]`: the activation score of Minitron (2407.14679).
+    pub magnitude: Vec<f64>,
+}
+
+impl ChannelStatistics {
+    /// Mean square of each channel.
+    pub fn mean_squares(&self) -> impl Iterator<Item = f64> + '_ {
+        self.second_moment.diag().into_iter().map(|v| f64::from(*v))
+    }
+
+    /// Variance of each channel.
+    pub fn variances(&self) -> impl Iterator<Item = f64> + '_ {
+        let moments = self.mean.iter().zip(self.mean_squares());
+        moments.map(|(mean, square)| (square - mean * mean).max(0.0))
+    }
+
+    fn zeros(channels: usize) -> Self {
+        Self {
+            mean: vec![0.0; channels],
+            second_moment: Array2::zeros((channels, channels)),
+            magnitude: vec![0.0; channels],
+        }
+    }
+}
+
+impl Calibration {
+    /// Runs the full model of an unordered super-network over `windows`.
+    ///
+    /// `on_progress` is told the tokens done so far.
+    pub fn measure(
+        supernet: &Supernet,
+        windows: &TokenWindows,
+        mut on_progress: impl FnMut(usize),
+    ) -> Self {
+        let model = supernet.model();
+        let subnet = supernet.full();
+        let seq_len = windows.window_len();
+        let rope = RopeTable::new(model, seq_len);
+        let mut sums = Sums::new(model, seq_len);
+        for batch in windows.batches(BATCH_TOKENS) {
+            observe(&subnet, &batch.inputs, &rope, &mut sums);
+            sums.tokens += batch.inputs.len();
+            on_progress(sums.tokens);
+        }
+        sums.finish()
+    }
+
+    pub(crate) fn check(&self, model: &ModelConfig) -> Result<(), SupernetError> {
+        let expect = |what, found: usize, expected: usize| {
+            if found == expected {
+                return Ok(());
+            }
+            Err(SupernetError::CalibrationMismatch {
+                what,
+                found,
+                expected,
+            })
+        };
+        expect("layers", self.layers.len(), model.num_hidden_layers)?;
+        let query_channels = model.num_attention_heads * model.head_dim;
+        for (layer, statistics) in self.layers.iter().enumerate() {
+            for (block, channels, count) in [
+                ("attention", &statistics.attention, query_channels),
+                ("mlp", &statistics.mlp, model.intermediate_size),
+            ] {
+                expect("channel means", channels.mean.len(), count)?;
+                expect("channel magnitudes", channels.magnitude.len(), count)?;
+                expect("rows of moments", channels.second_moment.nrows(), count)?;
+                expect("columns of moments", channels.second_moment.ncols(), count)?;
+                let moments = channels.second_moment.iter().map(|v| f64::from(*v));
+                let values = channels.mean.iter().chain(&channels.magnitude).copied();
+                let mut values = values.chain(moments).enumerate();
+                if let Some((at, value)) = values.find(|(_, v)| !v.is_finite()) {
+                    return Err(SupernetError::CalibrationValue {
+                        layer,
+                        block,
+                        channel: at % count,
+                        value,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn observe(subnet: &Subnet<'_>, tokens: &[u32], rope: &RopeTable, sums: &mut Sums) {
+    let model = subnet.supernet().model();
+    let seq_len = sums.seq_len;
+    let mut x = forward::embed(subnet, tokens);
+    for layer in 0..model.num_hidden_layers {
+        let before = x.clone();
+        forward::attention_half(subnet, layer, &mut x, seq_len, rope, sums);
+        forward::mlp_half(subnet, layer, &mut x, sums);
+        sums.layers[layer].influence += turn(&before, &x, model.hidden_size);
+    }
+}
+
+/// Sum over tokens of `1 - cos` between rows of `before` and `after`.
+fn turn(before: &[f32], after: &[f32], hidden: usize) -> f64 {
+    let rows = before
+        .par_chunks_exact(hidden)
+        .zip(after.par_chunks_exact(hidden));
+    rows.map(|(before, after)| {
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter()
+                .zip(b)
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum()
+        };
+        let norms = (dot(before, before) * dot(after, after)).sqrt();
+        1.0 - dot(before, after) / norms.max(f64::MIN_POSITIVE)
+    })
+    .sum()
+}
+
+/// Running sums. In `second_moment` only the lower triangle is kept up.
+struct Sums {
+    seq_len: usize,
+    tokens: usize,
+    layers: Vec<LayerStatistics>,
+}
+
+impl Sums {
+    fn new(model: &ModelConfig, seq_len: usize) -> Self {
+        let layer = LayerStatistics {
+            attention: ChannelStatistics::zeros(model.num_attention_heads * model.head_dim),
+            mlp: ChannelStatistics::zeros(model.intermediate_size),
+            influence: 0.0,
+        };
+        Self {
+            seq_len,
+            tokens: 0,
+            layers: vec![layer; model.num_hidden_layers],
+        }
+    }
+
+    fn finish(mut self) -> Calibration {
+        let count = self.tokens.max(1) as f64;
+        self.layers.par_iter_mut().for_each(|layer| {
+            layer.influence /= count;
+            for channels in [&mut layer.attention, &mut layer.mlp] {
+                channels.mean.iter_mut().for_each(|sum| *sum /= count);
+                channels
+                    .magnitude
+                    .iter_mut()
+                    .for_each(|sum| *sum = sum.sqrt());
+                let moments = &mut channels.second_moment;
+                *moments *= 1.0 / count as f32;
+                for row in 0..moments.nrows() {
+                    for column in 0..row {
+                        moments[[column, row]] = moments[[row, column]];
+                    }
+                }
+            }
+        });
+        Calibration {
+            tokens: self.tokens,
+            layers: self.layers,
+        }
+    }
+}
+
+impl Observer for Sums {
+    fn attention(&mut self, layer: usize, rows: &[f32]) {
+        accumulate(&mut self.layers[layer].attention, rows, self.seq_len);
+    }
+
+    fn mlp(&mut self, layer: usize, rows: &[f32]) {
+        accumulate(&mut self.layers[layer].mlp, rows, self.seq_len);
+    }
+}
+
+/// Adds `rows [tokens, channels]` to the sums.
+fn accumulate(sums: &mut ChannelStatistics, rows: &[f32], seq_len: usize) {
+    /// Channels handed to one task.
+    const BAND: usize = 64;
+    let channels = sums.mean.len();
+    let bands = sums.mean.par_chunks_mut(BAND);
+    let bands = bands.zip(sums.magnitude.par_chunks_mut(BAND));
+    bands.enumerate().for_each(|(band, (means, squares))| {
+        let mut magnitudes = vec![0.0; means.len()];
+        for sequence in rows.chunks(seq_len * channels) {
+            magnitudes.fill(0.0);
+            for row in sequence.chunks_exact(channels) {
+                let values = row[band * BAND..].iter().map(|v| f64::from(*v));
+                for ((mean, magnitude), value) in means.iter_mut().zip(&mut magnitudes).zip(values)
+                {
+                    *mean += value;
+                    *magnitude += value.abs();
+                }
+            }
+            for (square, magnitude) in squares.iter_mut().zip(&magnitudes) {
+                *square += (magnitude / seq_len as f64).powi(2);
+            }
+        }
+    });
+    let moments = sums.second_moment.as_slice_mut();
+    let moments = moments.expect("a matrix that was made row by row is laid out so");
+    add_gram(
+        moments,
+        Window::whole(rows, rows.len() / channels, channels),
+    );
+}

@@ -1,0 +1,332 @@
+//! Multiple choice by log-likelihood, with the conventions of EleutherAI's lm-evaluation-harness:
+//! a choice scores `sum_t log p(token_t | context, tokens before t)`, `acc` picks the highest
+//! score, `acc_norm` the highest score per character.
+
+use std::collections::BTreeMap;
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::SupernetError;
+use crate::checkpoint::Tokenizer;
+use crate::cut::Subnet;
+use crate::engine::forward;
+use crate::engine::head;
+use crate::engine::rope::RopeTable;
+use crate::evaluate::check_tokens;
+
+/// Tokens run together, padding included.
+const BATCH_TOKENS: usize = 2048;
+/// Seed of the order in which questions are taken.
+const ORDER_SEED: u64 = 1;
+
+/// A question with choices, one of them right.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// What stands before a choice.
+    pub context: String,
+    /// The choices.
+    pub choices: Vec<String>,
+    /// What stands between the context and a choice.
+    #[serde(default = "space")]
+    pub delimiter: String,
+    /// Index of the right choice.
+    pub answer: usize,
+    /// What the question is about, where scores are wanted by topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+}
+
+fn space() -> String {
+    " ".to_owned()
+}
+
+/// Questions as tokens.
+pub struct QuestionSet {
+    questions: Vec<Encoded>,
+}
+
+struct Encoded {
+    choices: Vec<EncodedChoice>,
+    answer: usize,
+    topic: Option<String>,
+}
+
+struct EncodedChoice {
+    /// Context and choice but for the last token: what is fed.
+    inputs: Vec<u32>,
+    /// The choice's tokens: what is scored, at the last positions of `inputs`.
+    targets: Vec<u32>,
+    /// Characters of the choice.
+    characters: usize,
+}
+
+/// A share of right answers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Accuracy {
+    /// Questions answered.
+    pub questions: usize,
+    /// Share of questions whose likeliest choice is right.
+    pub acc: f64,
+    /// Standard error of `acc`.
+    pub acc_stderr: f64,
+    /// Share of questions whose likeliest choice per character is right.
+    pub acc_norm: f64,
+    /// Standard error of `acc_norm`.
+    pub acc_norm_stderr: f64,
+}
+
+/// How a sub-network answers questions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChoiceQuality {
+    /// Over all questions.
+    pub all: Accuracy,
+    /// By topic, where questions have one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub topics: BTreeMap<String, Accuracy>,
+    /// Log-likelihood of every choice of every question, in the order in which they were taken.
+    pub log_likelihoods: Vec<Vec<f64>>,
+}
+
+impl QuestionSet {
+    /// The first `count` of `questions` in an order that is the same for every count, so that a
+    /// larger set contains the smaller. Contexts that are too long lose their beginning.
+    ///
+    /// # Errors
+    /// When a text cannot be tokenized, or a question has no choices or no right one.
+    pub fn new(
+        questions: &[Question],
+        count: usize,
+        tokenizer: &Tokenizer,
+        max_tokens: usize,
+    ) -> Result<Self, SupernetError> {
+        let mut order: Vec<usize> = (0..questions.len()).collect();
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(ORDER_SEED));
+        order.truncate(count);
+        let encoded = order.into_iter().map(|index| {
+            let question = &questions[index];
+            if question.answer >= question.choices.len() {
+                return Err(SupernetError::Question {
+                    number: index + 1,
+                    choices: question.choices.len(),
+                    answer: question.answer,
+                });
+            }
+            encode(question, tokenizer, max_tokens)
+        });
+        Ok(Self {
+            questions: encoded.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Number of questions.
+    pub fn len(&self) -> usize {
+        self.questions.len()
+    }
+
+    /// Whether there are no questions.
+    pub fn is_empty(&self) -> bool {
+        self.questions.is_empty()
+    }
+
+    /// Has `subnet` answer all questions. `on_progress` is told tokens done and tokens in all.
+    ///
+    /// # Errors
+    /// When a token lies outside the vocabulary.
+    pub fn score(
+        &self,
+        subnet: &Subnet<'_>,
+        on_progress: impl FnMut(usize, usize),
+    ) -> Result<ChoiceQuality, SupernetError> {
+        let choices = self.questions.iter().flat_map(|question| &question.choices);
+        let mut scores = log_likelihoods(subnet, &choices.collect::<Vec<_>>(), on_progress)?
+            .into_iter();
+        let of = |question: &Encoded| scores.by_ref().take(question.choices.len()).collect();
+        let log_likelihoods: Vec<Vec<f64>> = self.questions.iter().map(of).collect();
+        let answers = self.questions.iter().zip(&log_likelihoods);
+        let answers: Vec<([bool; 2], &Option<String>)> = answers
+            .map(|(question, scores)| (question.is_right(scores), &question.topic))
+            .collect();
+        let mut topics: BTreeMap<String, Vec<[bool; 2]>> = BTreeMap::new();
+        for (right, topic) in &answers {
+            if let Some(topic) = topic {
+                topics.entry(topic.clone()).or_default().push(*right);
+            }
+        }
+        let all: Vec<[bool; 2]> = answers.iter().map(|(right, _)| *right).collect();
+        Ok(ChoiceQuality {
+            all: Accuracy::of(&all),
+            topics: topics
+                .into_iter()
+                .map(|(topic, right)| (topic, Accuracy::of(&right)))
+                .collect(),
+            log_likelihoods,
+        })
+    }
+}
+
+impl Encoded {
+    /// Whether the likeliest choice is right, and the likeliest per character.
+    fn is_right(&self, scores: &[f64]) -> [bool; 2] {
+        let per_character = scores.iter().zip(&self.choices);
+        let per_character: Vec<f64> = per_character
+            .map(|(score, choice)| score / choice.characters.max(1) as f64)
+            .collect();
+        [scores, &per_character].map(|scores| largest(scores) == Some(self.answer))
+    }
+}
+
+impl Accuracy {
+    fn of(right: &[[bool; 2]]) -> Self {
+        let count = right.len();
+        let share = |at: usize| {
+            let right = right.iter().filter(|right| right[at]).count();
+            right as f64 / count.max(1) as f64
+        };
+        // The sample's standard deviation over the root of its size, as the harness has it.
+        let error = |p: f64| (p * (1.0 - p) / (count.max(2) - 1) as f64).sqrt();
+        let (acc, acc_norm) = (share(0), share(1));
+        Self {
+            questions: count,
+            acc,
+            acc_stderr: error(acc),
+            acc_norm,
+            acc_norm_stderr: error(acc_norm),
+        }
+    }
+}
+
+/// Index of the largest score; the first of equals.
+fn largest(scores: &[f64]) -> Option<usize> {
+    (0..scores.len()).reduce(|best, i| if scores[i] > scores[best] { i } else { best })
+}
+
+fn encode(
+    question: &Question,
+    tokenizer: &Tokenizer,
+    max_tokens: usize,
+) -> Result<Encoded, SupernetError> {
+    // Blanks at the end of the context belong to the choice: tokens begin with them.
+    let context = question.context.trim_end();
+    let blanks = &question.context[context.len()..];
+    let mut context_tokens = tokenizer.encode(context)?;
+    if context_tokens.is_empty() {
+        context_tokens.extend(tokenizer.bos_token_id().or(tokenizer.eos_token_id()));
+    }
+    let choice = |choice: &String| {
+        let mut tokens = tokenizer.encode(&format!("{context}{blanks}{}{choice}", question.delimiter))?;
+        if context.is_empty() {
+            tokens.splice(0..0, context_tokens.clone());
+        }
+        let targets = tokens.split_off(context_tokens.len().min(tokens.len()));
+        let mut inputs = tokens;
+        inputs.extend(&targets[..targets.len().saturating_sub(1)]);
+        let start = inputs.len().saturating_sub(max_tokens);
+        let inputs = inputs.split_off(start);
+        let kept = targets.len().min(inputs.len());
+        Ok::<_, SupernetError>(EncodedChoice {
+            targets: targets[targets.len() - kept..].to_vec(),
+            inputs,
+            characters: choice.chars().count(),
+        })
+    };
+    Ok(Encoded {
+        choices: question.choices.iter().map(choice).collect::<Result<_, _>>()?,
+        answer: question.answer,
+        topic: question.topic.clone(),
+    })
+}
+
+/// The log-likelihood of each choice. Choices that are fed the same tokens are run once.
+fn log_likelihoods(
+    subnet: &Subnet<'_>,
+    choices: &[&EncodedChoice],
+    mut on_progress: impl FnMut(usize, usize),
+) -> Result<Vec<f64>, SupernetError> {
+    let mut by_inputs: BTreeMap<(usize, &[u32]), Vec<usize>> = BTreeMap::new();
+    for (index, choice) in choices.iter().enumerate() {
+        let supernet = subnet.supernet();
+        check_tokens(supernet, &choice.inputs, choice.inputs.len())?;
+        check_tokens(supernet, &choice.targets, 0)?;
+        // Longest first: the first of a batch says how far the others are padded.
+        let key = (usize::MAX - choice.inputs.len(), choice.inputs.as_slice());
+        by_inputs.entry(key).or_default().push(index);
+    }
+    let runs: Vec<(&[u32], Vec<usize>)> = by_inputs
+        .into_iter()
+        .map(|((_, inputs), indices)| (inputs, indices))
+        .collect();
+    let longest = runs.first().map_or(0, |(inputs, _)| inputs.len());
+    let total: usize = runs.iter().map(|(inputs, _)| inputs.len()).sum();
+    let rope = RopeTable::new(subnet.supernet().model(), longest);
+    let mut scores = vec![0.0; choices.len()];
+    let (mut rest, mut done) = (runs.as_slice(), 0);
+    while let Some((first, _)) = rest.first() {
+        let seq_len = first.len().max(1);
+        let (batch, others) = rest.split_at((BATCH_TOKENS / seq_len).clamp(1, rest.len()));
+        rest = others;
+        score_batch(subnet, batch, seq_len, &rope, choices, &mut scores);
+        done += batch.iter().map(|(inputs, _)| inputs.len()).sum::<usize>();
+        on_progress(done, total);
+    }
+    Ok(scores)
+}
+
+fn score_batch(
+    subnet: &Subnet<'_>,
+    batch: &[(&[u32], Vec<usize>)],
+    seq_len: usize,
+    rope: &RopeTable,
+    choices: &[&EncodedChoice],
+    scores: &mut [f64],
+) {
+    let model = subnet.supernet().model();
+    let hidden = model.hidden_size;
+    // Padding stands behind the text, where causal attention does not see it.
+    let mut tokens = Vec::with_capacity(batch.len() * seq_len);
+    for (at, (inputs, _)) in batch.iter().enumerate() {
+        tokens.extend_from_slice(inputs);
+        tokens.resize((at + 1) * seq_len, 0);
+    }
+    let mut x = forward::embed(subnet, &tokens);
+    for layer in 0..model.num_hidden_layers {
+        forward::layer(subnet, layer, &mut x, seq_len, rope);
+    }
+    let (mut rows, mut targets, mut owners) = (Vec::new(), Vec::new(), Vec::new());
+    for (at, (inputs, indices)) in batch.iter().enumerate() {
+        for &index in indices {
+            let scored = &choices[index].targets;
+            let first = at * seq_len + inputs.len() - scored.len();
+            rows.extend_from_slice(&x[first * hidden..][..scored.len() * hidden]);
+            targets.extend_from_slice(scored);
+            owners.extend(std::iter::repeat_n(index, scored.len()));
+        }
+    }
+    let normed = head::final_norm(subnet, &rows);
+    let losses = head::negative_log_likelihood(subnet, &normed, &targets);
+    for (owner, loss) in owners.into_iter().zip(losses) {
+        scores[owner] -= f64::from(loss);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standard_errors_are_those_of_the_sample() {
+        let right = [[true, true], [true, false], [false, false], [true, false]];
+        let accuracy = Accuracy::of(&right);
+        assert_eq!((accuracy.acc, accuracy.acc_norm), (0.75, 0.25));
+        // The sample's standard deviation is 0.5, over the root of 4.
+        assert!((accuracy.acc_stderr - 0.25).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_first_of_equal_scores_is_taken() {
+        assert_eq!(largest(&[-2.0, -1.0, -1.0]), Some(1));
+        assert_eq!(largest(&[]), None);
+    }
+}

@@ -1,0 +1,285 @@
+//! What stands for the units that were cut away: nothing, their mean output, or the best linear
+//! fit of the units that are left.
+//!
+//! The fit minimises `E |W^T x - (W'^T x_K + b')|^2` over calibration tokens, with a ridge that
+//! draws `W'` towards the checkpoint's own rows. With `A = Cov(x) + lambda I = L L^T`, channels
+//! in order of importance, keeping the first `k` has the solution
+//! `W' = L_kk^-T (L^T W)_k` and `b' = W^T mu - W'^T mu_K`: one factorisation serves every `k`, and
+//! a candidate costs one triangular solve.
+
+use std::str::FromStr;
+
+use faer::linalg::solvers::{Llt, Solve};
+use faer::linalg::triangular_solve::solve_upper_triangular_in_place;
+use faer::{Mat, MatMut, MatRef, Par, Side};
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+
+use crate::calibration::ChannelStatistics;
+use crate::covariance::ridge_covariance;
+
+/// What stands for the units that were cut away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recovery {
+    /// Nothing.
+    None,
+    /// Their mean output, as a bias (FLAP, 2312.11983).
+    Bias,
+    /// The ridge least-squares fit of the units that are left, and a bias.
+    LeastSquares,
+}
+
+impl FromStr for Recovery {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "bias" => Ok(Self::Bias),
+            "least-squares" => Ok(Self::LeastSquares),
+            other => Err(format!("`{other}`: expected none, bias or least-squares")),
+        }
+    }
+}
+
+/// What one block needs for its recovery, channels in order of importance.
+pub(crate) struct BlockRecovery {
+    /// Means of the channels; `None` where nothing stands for removed units.
+    mean: Option<Vec<f32>>,
+    factor: Option<Factor>,
+}
+
+struct Factor {
+    /// `L`, `[channels, channels]`, zeros above the diagonal.
+    lower: Array2<f32>,
+    /// `L^T W`, `[channels, outputs]`.
+    projected: Array2<f32>,
+}
+
+/// A last matrix for the channels that are kept, and the bias beside it.
+pub(crate) struct Recovered {
+    /// `[kept channels, outputs]`
+    pub matrix: Array2<f32>,
+    /// `[outputs]`
+    pub bias: Vec<f32>,
+}
+
+impl BlockRecovery {
+    /// `matrix` is the block's last, `[channels, outputs]`, its channels picked from the
+    /// checkpoint's in `order`.
+    pub fn new(
+        statistics: &ChannelStatistics,
+        order: &[usize],
+        matrix: &Array2<f32>,
+        recovery: Recovery,
+    ) -> Self {
+        let factor = (recovery == Recovery::LeastSquares)
+            .then(|| Factor::new(statistics, order, matrix))
+            .flatten();
+        let mean = || order.iter().map(|&i| statistics.mean[i] as f32).collect();
+        Self {
+            mean: (recovery != Recovery::None).then(mean),
+            factor,
+        }
+    }
+
+    /// Whether the kept channels get new weights.
+    pub fn is_refitted(&self) -> bool {
+        self.factor.is_some()
+    }
+
+    /// The mean output of the channels that are not kept, `[outputs]`.
+    pub fn mean_output(
+        &self,
+        matrix: &Array2<f32>,
+        removed: impl Iterator<Item = usize>,
+    ) -> Option<Vec<f32>> {
+        let means = self.mean.as_ref()?;
+        let mut bias = vec![0.0f64; matrix.ncols()];
+        for channel in removed {
+            let mean = f64::from(means[channel]);
+            add_scaled(&mut bias, mean, matrix.row(channel).iter());
+        }
+        Some(bias.iter().map(|b| *b as f32).collect())
+    }
+
+    /// Refitted weights of the kept channels, given in rising order; `None` when nothing is
+    /// refitted.
+    pub fn refit(&self, matrix: &Array2<f32>, kept: &[usize]) -> Option<Recovered> {
+        let (factor, means) = (self.factor.as_ref()?, self.mean.as_ref()?);
+        let is_prefix = kept.iter().enumerate().all(|(at, channel)| at == *channel);
+        let refitted = if is_prefix {
+            factor.first(kept.len())
+        } else {
+            factor.subset(kept)?
+        };
+        let mut bias = vec![0.0f64; matrix.ncols()];
+        for (row, mean) in matrix.rows().into_iter().zip(means) {
+            add_scaled(&mut bias, f64::from(*mean), row.iter());
+        }
+        for (row, channel) in refitted.rows().into_iter().zip(kept) {
+            add_scaled(&mut bias, -f64::from(means[*channel]), row.iter());
+        }
+        Some(Recovered {
+            matrix: refitted,
+            bias: bias.iter().map(|b| *b as f32).collect(),
+        })
+    }
+}
+
+impl Factor {
+    fn new(statistics: &ChannelStatistics, order: &[usize], matrix: &Array2<f32>) -> Option<Self> {
+        let covariance = ridge_covariance(statistics, order);
+        // Not positive definite in spite of the ridge: the moments are no moments.
+        let factor = Llt::new(covariance.as_ref(), Side::Lower).ok()?;
+        let lower = factor.L();
+        let (channels, outputs) = matrix.dim();
+        let weights = Mat::from_fn(channels, outputs, |i, o| f64::from(matrix[[i, o]]));
+        let projected = lower.transpose() * &weights;
+        Some(Self {
+            lower: Array2::from_shape_fn((channels, channels), |(i, j)| {
+                if j <= i { lower[(i, j)] as f32 } else { 0.0 }
+            }),
+            projected: Array2::from_shape_fn((channels, outputs), |at| projected[at] as f32),
+        })
+    }
+
+    /// Weights of the first `kept` channels.
+    fn first(&self, kept: usize) -> Array2<f32> {
+        let outputs = self.projected.ncols();
+        let mut solution = self.projected.slice(ndarray::s![..kept, ..]).to_owned();
+        let lower = view(&self.lower).get(..kept, ..kept);
+        if let Some(values) = solution.as_slice_mut() {
+            let rows = MatMut::from_row_major_slice_mut(values, kept, outputs);
+            solve_upper_triangular_in_place(lower.transpose(), rows, Par::Seq);
+        }
+        solution
+    }
+
+    /// Weights of any channels: `(A_KK)^-1 A_K: W`, with `A = L L^T`.
+    fn subset(&self, kept: &[usize]) -> Option<Array2<f32>> {
+        let channels = self.lower.ncols();
+        let pick = |&row: &usize, column| f64::from(self.lower[[row, column]]);
+        let rows = Mat::from_fn(kept.len(), channels, |i, j| pick(&kept[i], j));
+        let projected = Mat::from_fn(channels, self.projected.ncols(), |i, o| {
+            f64::from(self.projected[[i, o]])
+        });
+        let factor = Llt::new((&rows * rows.transpose()).as_ref(), Side::Lower).ok()?;
+        let solution = factor.solve(&rows * projected);
+        let shape = (solution.nrows(), solution.ncols());
+        Some(Array2::from_shape_fn(shape, |at| solution[at] as f32))
+    }
+}
+
+fn view(matrix: &Array2<f32>) -> MatRef<'_, f32> {
+    let values = matrix.as_slice();
+    let values = values.expect("a matrix that was made row by row is laid out so");
+    MatRef::from_row_major_slice(values, matrix.nrows(), matrix.ncols())
+}
+
+fn add_scaled<'a>(sums: &mut [f64], factor: f64, row: impl Iterator<Item = &'a f32>) {
+    for (sum, value) in sums.iter_mut().zip(row) {
+        *sum += factor * f64::from(*value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    const CHANNELS: usize = 12;
+    const OUTPUTS: usize = 5;
+
+    /// Samples of correlated channels, and a matrix.
+    fn samples() -> (Array2<f64>, Array2<f32>) {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let hidden = Array2::from_shape_fn((400, 4), |_| rng.random_range(-1.0..1.0));
+        let mix = Array2::from_shape_fn((4, CHANNELS), |_| rng.random_range(-1.0..1.0));
+        let noise = Array2::from_shape_fn((400, CHANNELS), |_| rng.random_range(-0.3..0.3));
+        let x = hidden.dot(&mix) + noise + 0.7;
+        let matrix = Array2::from_shape_fn((CHANNELS, OUTPUTS), |_| rng.random_range(-1.0..1.0));
+        (x, matrix)
+    }
+
+    fn recovery() -> (Array2<f64>, Array2<f32>, BlockRecovery) {
+        let (x, matrix) = samples();
+        let count = x.nrows() as f64;
+        let statistics = ChannelStatistics {
+            mean: (x.sum_axis(ndarray::Axis(0)) / count).to_vec(),
+            second_moment: (x.t().dot(&x) / count).mapv(|v| v as f32),
+            magnitude: vec![0.0; CHANNELS],
+        };
+        let order: Vec<usize> = (0..CHANNELS).collect();
+        let recovery = BlockRecovery::new(&statistics, &order, &matrix, Recovery::LeastSquares);
+        (x, matrix, recovery)
+    }
+
+    /// Mean squared error of the output.
+    fn error(x: &Array2<f64>, matrix: &Array2<f32>, kept: &[usize], got: &Recovered) -> f64 {
+        let mut squares = 0.0;
+        for row in x.rows() {
+            for o in 0..OUTPUTS {
+                let full: f64 = (0..CHANNELS)
+                    .map(|c| row[c] * f64::from(matrix[[c, o]]))
+                    .sum();
+                let kept = kept.iter().enumerate();
+                let cut: f64 = kept
+                    .map(|(at, c)| row[*c] * f64::from(got.matrix[[at, o]]))
+                    .sum();
+                squares += (full - cut - f64::from(got.bias[o])).powi(2);
+            }
+        }
+        squares / x.nrows() as f64
+    }
+
+    #[test]
+    fn nothing_near_the_fit_is_better() {
+        let (x, matrix, recovery) = recovery();
+        for kept in [vec![0, 1, 2, 3, 4, 5], vec![1, 4, 5, 9]] {
+            let fitted = recovery.refit(&matrix, &kept).unwrap();
+            let plain = Recovered {
+                matrix: matrix.select(ndarray::Axis(0), &kept),
+                bias: recovery
+                    .mean_output(&matrix, (0..CHANNELS).filter(|c| !kept.contains(c)))
+                    .unwrap(),
+            };
+            let (best, bias_only) = (
+                error(&x, &matrix, &kept, &fitted),
+                error(&x, &matrix, &kept, &plain),
+            );
+            assert!(best < 0.7 * bias_only, "{best} {bias_only}");
+            // Beyond what the ridge costs, no change of one weight helps.
+            for at in 0..kept.len() {
+                for step in [-0.05f32, 0.05] {
+                    let mut other = Recovered {
+                        matrix: fitted.matrix.clone(),
+                        bias: fitted.bias.clone(),
+                    };
+                    other.matrix[[at, 0]] += step;
+                    other.bias[0] -= step * recovery.mean.as_ref().unwrap()[kept[at]];
+                    assert!(error(&x, &matrix, &kept, &other) > 0.995 * best);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_a_subset() {
+        let (_, matrix, recovery) = recovery();
+        let factor = recovery.factor.as_ref().unwrap();
+        let kept: Vec<usize> = (0..7).collect();
+        let (a, b) = (factor.first(7), factor.subset(&kept).unwrap());
+        for (a, b) in a.iter().zip(&b) {
+            assert!((a - b).abs() < 1e-3, "{a} {b}");
+        }
+        let all: Vec<usize> = (0..CHANNELS).collect();
+        let whole = recovery.refit(&matrix, &all).unwrap();
+        for (a, b) in whole.matrix.iter().zip(&matrix) {
+            assert!((a - b).abs() < 1e-3, "{a} {b}");
+        }
+    }
+}
