@@ -94,7 +94,7 @@ pub fn smollm2() -> Checkpoint {
 /// When the fixture is damaged.
 pub fn tiny() -> (Checkpoint, Supernet) {
     let checkpoint = Checkpoint::load(&fixture("tiny-llama")).expect("the fixture is sound");
-    let supernet = calibrated(&checkpoint, 64);
+    let supernet = calibrated(&checkpoint, 64, Recovery::LeastSquares);
     (checkpoint, supernet)
 }
 
@@ -102,18 +102,15 @@ pub fn tiny() -> (Checkpoint, Supernet) {
 ///
 /// # Panics
 /// Never for a sound checkpoint.
-pub fn calibrated(checkpoint: &Checkpoint, tokens: u32) -> Supernet {
+pub fn calibrated(checkpoint: &Checkpoint, tokens: u32, recovery: Recovery) -> Supernet {
     let vocabulary = checkpoint.config.vocab_size as u32;
     let tokens: Vec<u32> = (0..=tokens).map(|i| i * 7919 % vocabulary).collect();
     let windows = TokenWindows::from_tokens(&tokens, tokens.len() - 1);
     let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
     let calibration = Calibration::measure(&unordered, &windows, |_| {});
     let (model, weights) = (&checkpoint.config, &checkpoint.weights);
-    let importance = Importance::Reconstruction;
-    ImportanceOrder::of(model, weights, &calibration, importance)
-        .and_then(|order| {
-            Supernet::ordered(model, weights, &calibration, &order, Recovery::LeastSquares)
-        })
+    ImportanceOrder::of(model, weights, &calibration, Importance::Fluctuation)
+        .and_then(|order| Supernet::ordered(model, weights, &calibration, &order, recovery))
         .expect("a calibration fits its own model")
 }
 

@@ -3,8 +3,12 @@
 use std::fs;
 
 use lathe_arch::SubnetConfig;
+use lathe_compress::{MmluForm, mmlu};
+use lathe_fetch::Cache;
 use lathe_supernet::checkpoint::{Checkpoint, Tokenizer};
-use lathe_supernet::{Supernet, greedy, logits};
+use lathe_supernet::{
+    Evaluator, Question, QuestionSet, Recovery, Supernet, TokenWindows, greedy, logits,
+};
 use serde::Deserialize;
 
 fn read<T: for<'de> Deserialize<'de>>(name: &str) -> T {
@@ -92,4 +96,87 @@ fn logits_greedy_tokens_and_tokenization_are_the_references() {
     );
     let supernet = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
     logits_agree(&checkpoint, &supernet);
+}
+
+/// Questions of each form that are answered, unless `LATHE_QUESTIONS` says more.
+const QUESTIONS: usize = 12;
+
+#[derive(Deserialize)]
+struct Quality {
+    window: usize,
+    tokens: Vec<u32>,
+    negative_log_likelihood: f64,
+    removed_layer: usize,
+    negative_log_likelihood_without_layer: f64,
+    kl_divergence_without_layer: f64,
+    questions: Vec<Answered>,
+}
+
+#[derive(Deserialize)]
+struct Answered {
+    index: usize,
+    form: String,
+    log_likelihoods: Vec<f64>,
+}
+
+#[test]
+fn perplexity_and_divergence_are_those_of_transformers() {
+    let want = read::<Quality>("quality.json");
+    let checkpoint = lathe_tests::smollm2();
+    let supernet = lathe_tests::calibrated(&checkpoint, 64, Recovery::None);
+    let windows = TokenWindows::from_tokens(&want.tokens, want.window);
+    let evaluator = Evaluator::new(&supernet, &windows).unwrap();
+    let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-4, "{got} {want}");
+    // A relative 1e-4 of the perplexity is 1e-4 of its logarithm.
+    let full = evaluator.perplexity(&supernet.full());
+    close(full.negative_log_likelihood, want.negative_log_likelihood);
+    let mut subnet = SubnetConfig::full(&checkpoint.config);
+    subnet.layers[want.removed_layer].attention = None;
+    subnet.layers[want.removed_layer].mlp = None;
+    let cut = evaluator.perplexity_and_kl(&supernet.cut(&subnet).unwrap());
+    close(
+        cut.negative_log_likelihood,
+        want.negative_log_likelihood_without_layer,
+    );
+    close(
+        cut.kl_divergence.unwrap(),
+        want.kl_divergence_without_layer,
+    );
+}
+
+#[test]
+fn choices_are_those_of_the_harness() {
+    let asked = std::env::var("LATHE_QUESTIONS").ok();
+    let count = asked.map_or(QUESTIONS, |text| text.parse().unwrap());
+    let checkpoint = lathe_tests::smollm2();
+    let supernet = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let cache = Cache::from_env().unwrap();
+    let answered = read::<Quality>("quality.json").questions;
+    let mut compared = 0;
+    for (form, name) in [(MmluForm::Letter, "letter"), (MmluForm::Cloze, "cloze")] {
+        let all = mmlu(&cache, form).unwrap();
+        let wanted = answered.iter().filter(|a| a.form == name).take(count);
+        let wanted: Vec<&Answered> = wanted.collect();
+        let questions: Vec<Question> = wanted.iter().map(|a| all[a.index].clone()).collect();
+        let context = checkpoint.config.max_position_embeddings;
+        let set = QuestionSet::new(&questions, &checkpoint.tokenizer, context).unwrap();
+        let got = set.score(&supernet.full(), |_, _| {}).unwrap();
+        for (got, want) in got.log_likelihoods.iter().zip(&wanted) {
+            let want = &want.log_likelihoods;
+            for (got, want) in got.iter().zip(want) {
+                assert!((got - want).abs() < 5e-3, "{got} {want}");
+            }
+            let best = |scores: &[f64]| {
+                (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b]))
+            };
+            let mut sorted = want.clone();
+            sorted.sort_by(f64::total_cmp);
+            // Two choices that the reference itself holds for equally likely are no difference.
+            if sorted[3] - sorted[2] > 1e-3 {
+                assert_eq!(best(got), best(want));
+            }
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 2 * count.min(answered.len() / 2));
 }

@@ -6,7 +6,7 @@ use lathe_export::export_onnx;
 use lathe_onnx::{LogitRows, MODEL_FILE};
 use lathe_profiler::{Agent, ProfilerError};
 use lathe_supernet::checkpoint::Checkpoint;
-use lathe_supernet::{Decoder, Subnet, Supernet, logits};
+use lathe_supernet::{Decoder, Recovery, Subnet, Supernet, logits};
 
 /// Logits may differ by this share of the largest logit of their row: both sides sum hundreds of
 /// f32 products in different orders.
@@ -103,7 +103,7 @@ fn quantised_exports_stay_near_the_model() {
 #[test]
 fn the_real_model_agrees() {
     let checkpoint = lathe_tests::smollm2();
-    let supernet = lathe_tests::calibrated(&checkpoint, 256);
+    let supernet = lathe_tests::calibrated(&checkpoint, 256, Recovery::LeastSquares);
     let prompt = checkpoint
         .tokenizer
         .encode("The capital of France is a city that")

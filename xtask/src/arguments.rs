@@ -48,6 +48,11 @@ pub enum Command {
         after_help = "Example: cargo xtask search --table runs/table.yaml --evaluations 200 --study runs/study.db"
     )]
     Search(Search),
+    /// Hold the search against structural pruning baselines at equal latency
+    #[command(
+        after_help = "Example: cargo xtask compare --table runs/table.yaml --objective tpot --levels 0.8,0.6"
+    )]
+    Compare(Compare),
     /// Write a sub-network as a folder that onnxruntime-genai loads
     #[command(after_help = "Example: cargo xtask export --subnet chosen.yaml --out runs/chosen")]
     Export(Export),
@@ -69,7 +74,7 @@ pub struct ModelArguments {
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
     /// Tokens of the calibration
-    #[arg(long, default_value_t = 8192, value_name = "N")]
+    #[arg(long, default_value_t = 32768, value_name = "N")]
     pub calibration_tokens: usize,
     /// How units are ordered: reconstruction, fluctuation, activation, wanda, magnitude or random
     #[arg(long, default_value = "reconstruction", value_name = "NAME")]
@@ -340,6 +345,63 @@ pub struct Search {
     #[arg(long)]
     pub resume: bool,
     /// Print the front as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Compare {
+    #[command(flatten)]
+    pub model: ModelArguments,
+    #[command(flatten)]
+    pub device: DeviceArguments,
+    /// The latency table
+    #[arg(long, value_name = "FILE")]
+    pub table: PathBuf,
+    /// Which latencies are pruned for: tpot, ttft or total
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "tpot,ttft",
+        value_name = "WHICH"
+    )]
+    pub objective: Vec<LatencyObjective>,
+    /// Shares of the full model's latency
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "0.9,0.8,0.7,0.6,0.5",
+        value_name = "SHARE"
+    )]
+    pub levels: Vec<f64>,
+    /// Evaluations of each search
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub evaluations: usize,
+    /// Tokens of each evaluation
+    #[arg(long, default_value_t = 2048, value_name = "N")]
+    pub tokens: usize,
+    /// Tokens of each block score
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    pub block_tokens: usize,
+    /// Tokens of the reported perplexities
+    #[arg(long, default_value_t = 8192, value_name = "N")]
+    pub test_tokens: usize,
+    /// MMLU questions (cloze) that the winners answer; 0 for none
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub questions: usize,
+    /// Seed of the search
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// Tokens of prompt and generation
+    #[arg(long, default_value = "128+64", value_name = "P+G")]
+    pub workload: Workload,
+    /// Leave the winners unmeasured
+    #[arg(long)]
+    pub no_measure: bool,
+    /// Where everything goes; run it again to go on
+    #[arg(long, default_value = "runs/compare", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Print as JSON
     #[arg(long)]
     pub json: bool,
 }

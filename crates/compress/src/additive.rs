@@ -24,6 +24,8 @@ const LEVEL_STEP: usize = 3;
 pub struct BlockScores {
     /// For each gene, its choices that were measured and their losses.
     losses: Vec<BTreeMap<usize, f64>>,
+    /// For each gene, how far each choice is from the full block: the error of its output.
+    distances: Vec<Vec<f64>>,
 }
 
 /// Cutting one block at a time: the divergence from the full model is the only objective.
@@ -96,10 +98,14 @@ impl BlockScores {
                 losses[gene].insert(*choice, evaluation.objectives[0]);
             }
         }
-        Self { losses }
+        Self {
+            losses,
+            distances: distances(problem),
+        }
     }
 
-    /// Loss of any choice of a gene, linear between measured choices.
+    /// Loss of any choice of a gene, between measured choices linear in the error of the block's
+    /// output: the divergence grows with the square of a small disturbance, and so does the error.
     fn loss(&self, gene: usize, choice: usize) -> f64 {
         let measured = &self.losses[gene];
         if let Some(loss) = measured.get(&choice) {
@@ -109,7 +115,13 @@ impl BlockScores {
         let above = measured.range(choice..).next();
         match (below, above) {
             (Some((low, low_loss)), Some((high, high_loss))) => {
-                let share = (choice - low) as f64 / (high - low) as f64;
+                let at = |choice: usize| self.distances[gene][choice];
+                let span = at(*high) - at(*low);
+                let share = if span == 0.0 {
+                    0.5
+                } else {
+                    (at(choice) - at(*low)) / span
+                };
                 low_loss + share * (high_loss - low_loss)
             }
             (Some((_, loss)), None) | (None, Some((_, loss))) => *loss,
@@ -118,13 +130,38 @@ impl BlockScores {
     }
 }
 
-/// One block cut: attention removed; MLP removed, and at three quarters of its choices.
+/// The error of the block's output for every choice of every gene, or where the super-network
+/// knows none, the choices' distance from the full block.
+fn distances(problem: &SubnetProblem<'_>) -> Vec<Vec<f64>> {
+    let space = problem.search_space();
+    let supernet = problem.supernet();
+    let mut all = Vec::new();
+    for layer in 0..space.layers() {
+        let attention = space.attention().iter().map(|choice| {
+            let kv_heads = choice.map_or(0, |attention| attention.kv_heads);
+            supernet.attention_error(layer, kv_heads)
+        });
+        let mlp = space.mlp().iter().map(|choice| {
+            let width = choice.map_or(0, |mlp| mlp.intermediate_size);
+            supernet.mlp_error(layer, width)
+        });
+        for errors in [attention.collect::<Option<Vec<f64>>>(), mlp.collect()] {
+            let choices = space.cardinalities()[all.len()];
+            let steps = || (0..choices).rev().map(|steps| steps as f64).collect();
+            all.push(errors.unwrap_or_else(steps));
+        }
+    }
+    all
+}
+
+/// One block cut: attention removed, and at half of its choices; MLP removed, and at three
+/// quarters.
 fn single_cuts(problem: &SubnetProblem<'_>) -> Vec<Genome> {
     let full = problem.search_space().full_genome();
     let mut genomes = Vec::new();
     for gene in 0..full.len() {
         let choices = if gene % 2 == 0 {
-            vec![0]
+            vec![full[gene] / 2, 0]
         } else {
             vec![full[gene] * 3 / 4, 0]
         };

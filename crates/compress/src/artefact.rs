@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::Context;
 use lathe_arch::{ModelConfig, SubnetConfig};
 use lathe_search::Evaluation;
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::SubnetProblem;
 
@@ -99,7 +100,32 @@ pub fn write_front(
     write(&folder.join("front.csv"), &csv)
 }
 
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+/// What an earlier run with the same settings left at `path`, or what `make` makes.
+pub(crate) fn cached<T: Serialize + DeserializeOwned>(
+    path: &Path,
+    key: &str,
+    make: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    #[derive(Serialize, Deserialize)]
+    struct Kept<T> {
+        settings: String,
+        value: T,
+    }
+    let kept = std::fs::read(path).ok();
+    let kept: Option<Kept<T>> = kept.and_then(|text| serde_json::from_slice(&text).ok());
+    if let Some(kept) = kept.filter(|kept| kept.settings == key) {
+        return Ok(kept.value);
+    }
+    let kept = Kept {
+        settings: key.to_owned(),
+        value: make()?,
+    };
+    write_json(path, &kept)?;
+    Ok(kept.value)
+}
+
+/// Writes beside `path`, flushes to the disk, then takes the name.
+pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),

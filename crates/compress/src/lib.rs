@@ -1,11 +1,14 @@
 //! Joins the latency table, the super-network and the search: the only place where they meet.
 //!
 //! [`Prepared`] is a model that is ready to be cut; [`SubnetProblem`] makes a search problem of
-//! it and a table; [`quickstart`] does the whole job.
+//! it and a table; [`Comparison`] holds the search against structural pruning; [`quickstart`] does
+//! the whole job.
 
 mod additive;
 mod artefact;
 mod baseline;
+mod compare;
+mod figure;
 mod first;
 mod prepared;
 mod problem;
@@ -16,7 +19,9 @@ mod validation;
 
 pub use additive::{BlockScores, additive_genomes};
 pub use artefact::{read_subnet, write_front, write_json, write_yaml};
-pub use baseline::{UniformPruning, uniform_prunings};
+pub use baseline::{Baseline, UniformPruning, uniform_prunings};
+pub use compare::{Compared, Comparison, Contender};
+pub use figure::write_comparison_figures;
 pub use first::first_genomes;
 pub use prepared::{Preparation, Prepared, Progress, WINDOW_TOKENS, load_text};
 pub use problem::{LatencyObjective, SubnetProblem};

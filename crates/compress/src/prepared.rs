@@ -139,6 +139,11 @@ impl Prepared {
         )?)
     }
 
+    /// The file or folder of its checkpoint.
+    pub fn checkpoint(&self) -> &Path {
+        &self.checkpoint
+    }
+
     /// What its units do on the calibration text.
     pub fn calibration(&self) -> &Calibration {
         &self.calibration

@@ -3,12 +3,14 @@
 use std::str::FromStr;
 
 use lathe_arch::{ModelConfig, SearchSpace, Workload};
-use lathe_latency::{LatencyTable, SpacePrices};
+use lathe_latency::{LatencyTable, Prediction, SpacePrices};
 use lathe_search::{Genome, Problem, Space};
-use lathe_supernet::{Evaluator, SupernetError};
+use lathe_supernet::{Evaluator, Supernet, SupernetError};
+use serde::{Deserialize, Serialize};
 
 /// Which predicted latency is minimised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LatencyObjective {
     /// Time per output token.
     Tpot,
@@ -16,6 +18,26 @@ pub enum LatencyObjective {
     Ttft,
     /// The whole workload.
     Total,
+}
+
+impl LatencyObjective {
+    /// Its name on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tpot => "tpot",
+            Self::Ttft => "ttft",
+            Self::Total => "total",
+        }
+    }
+
+    /// This latency of a prediction, in microseconds.
+    pub fn of(self, prediction: &Prediction) -> f64 {
+        match self {
+            Self::Tpot => prediction.tpot_us,
+            Self::Ttft => prediction.ttft_us,
+            Self::Total => prediction.total_us,
+        }
+    }
 }
 
 impl FromStr for LatencyObjective {
@@ -69,6 +91,11 @@ impl<'a> SubnetProblem<'a> {
             workload,
             objective,
         })
+    }
+
+    /// The super-network whose sub-networks are searched.
+    pub fn supernet(&self) -> &Supernet {
+        self.evaluator.supernet()
     }
 
     /// The choices behind the genomes.

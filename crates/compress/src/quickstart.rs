@@ -16,9 +16,9 @@ use lathe_search::{
     Evaluation, Genome, NsgaII, NsgaOptions, Problem, Study, StudyHeader, pareto_front, run,
 };
 use lathe_supernet::{Evaluator, Importance, Recovery, Split};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
-use crate::artefact::{write_json, write_yaml};
+use crate::artefact::{cached, write_json, write_yaml};
 use crate::{
     BlockScores, LatencyObjective, Preparation, Prepared, Progress, StudyReport, SubnetProblem, UniformPruning,
     Validation, ValidationPlan, additive_genomes, first_genomes, load_text, uniform_prunings,
@@ -72,7 +72,7 @@ impl Effort {
         Self {
             profile_s: 75,
             networks: 8,
-            calibration_tokens: 8192,
+            calibration_tokens: 16384,
             block_tokens: 512,
             search_tokens: 2048,
             evaluations: 72,
@@ -89,7 +89,7 @@ impl Effort {
         Self {
             profile_s: 20,
             networks: 5,
-            calibration_tokens: 4096,
+            calibration_tokens: 8192,
             block_tokens: 256,
             search_tokens: 1024,
             evaluations: 36,
@@ -586,28 +586,4 @@ impl FinalStep<'_> {
         let summaries: Result<[SummaryNetwork; 3], _> = summaries.try_into();
         summaries.map_err(|_| anyhow::anyhow!("three networks were measured"))
     }
-}
-
-/// What an earlier run with the same settings left at `path`, or what `make` makes.
-fn cached<T: Serialize + DeserializeOwned>(
-    path: &Path,
-    key: &str,
-    make: impl FnOnce() -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    #[derive(Serialize, Deserialize)]
-    struct Kept<T> {
-        settings: String,
-        value: T,
-    }
-    let kept = std::fs::read(path).ok();
-    let kept: Option<Kept<T>> = kept.and_then(|text| serde_json::from_slice(&text).ok());
-    if let Some(kept) = kept.filter(|kept| kept.settings == key) {
-        return Ok(kept.value);
-    }
-    let kept = Kept {
-        settings: key.to_owned(),
-        value: make()?,
-    };
-    write_json(path, &kept)?;
-    Ok(kept.value)
 }

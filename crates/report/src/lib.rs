@@ -29,6 +29,7 @@
 //! # Ok::<(), lathe_report::ReportError>(())
 //! ```
 
+mod comparison;
 mod coverage;
 mod data;
 mod error;
@@ -46,6 +47,7 @@ mod uniform;
 mod validate;
 mod validation;
 
+pub use comparison::{Curve, comparison_figure};
 pub use data::{
     AttentionShape, Better, CoverageEntry, Fact, LayerShape, MlpShape, Phase, Point, Report,
     SummaryRow, Unit, ValidationPoint, ValidationStatistics, Workload,

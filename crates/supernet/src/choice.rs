@@ -39,6 +39,17 @@ pub struct Question {
     pub topic: Option<String>,
 }
 
+impl Question {
+    /// The first `count` of `questions` in an order that is the same for every count, so that a
+    /// larger sample contains the smaller.
+    pub fn sample(questions: &[Self], count: usize) -> Vec<Self> {
+        let mut order: Vec<usize> = (0..questions.len()).collect();
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(ORDER_SEED));
+        let first = order.into_iter().take(count);
+        first.map(|index| questions[index].clone()).collect()
+    }
+}
+
 fn space() -> String {
     " ".to_owned()
 }
@@ -86,27 +97,22 @@ pub struct ChoiceQuality {
     /// By topic, where questions have one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub topics: BTreeMap<String, Accuracy>,
-    /// Log-likelihood of every choice of every question, in the order in which they were taken.
+    /// Log-likelihood of every choice of every question.
     pub log_likelihoods: Vec<Vec<f64>>,
 }
 
 impl QuestionSet {
-    /// The first `count` of `questions` in an order that is the same for every count, so that a
-    /// larger set contains the smaller. Contexts that are too long lose their beginning.
+    /// `questions` as tokens, for a model with a context of `max_tokens`. Contexts that are too
+    /// long lose their beginning.
     ///
     /// # Errors
     /// When a text cannot be tokenized, or a question has no choices or no right one.
     pub fn new(
         questions: &[Question],
-        count: usize,
         tokenizer: &Tokenizer,
         max_tokens: usize,
     ) -> Result<Self, SupernetError> {
-        let mut order: Vec<usize> = (0..questions.len()).collect();
-        order.shuffle(&mut ChaCha8Rng::seed_from_u64(ORDER_SEED));
-        order.truncate(count);
-        let encoded = order.into_iter().map(|index| {
-            let question = &questions[index];
+        let encoded = questions.iter().enumerate().map(|(index, question)| {
             if question.answer >= question.choices.len() {
                 return Err(SupernetError::Question {
                     number: index + 1,
@@ -322,6 +328,22 @@ mod tests {
         assert_eq!((accuracy.acc, accuracy.acc_norm), (0.75, 0.25));
         // The sample's standard deviation is 0.5, over the root of 4.
         assert!((accuracy.acc_stderr - 0.25).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_larger_sample_contains_the_smaller() {
+        let question = |i: usize| Question {
+            context: i.to_string(),
+            choices: vec![],
+            delimiter: space(),
+            answer: 0,
+            topic: None,
+        };
+        let all: Vec<Question> = (0..50).map(question).collect();
+        let (few, many) = (Question::sample(&all, 5), Question::sample(&all, 20));
+        assert_eq!(few, many[..5]);
+        assert_ne!(few, all[..5]);
+        assert_eq!(Question::sample(&all, 99).len(), 50);
     }
 
     #[test]

@@ -29,6 +29,19 @@ pub struct Quality {
 }
 
 impl Quality {
+    fn of(losses: &[f32], kl_divergence: Option<f64>) -> Self {
+        let tokens = losses.len();
+        let mean = losses.iter().map(|l| f64::from(*l)).sum::<f64>() / tokens as f64;
+        let squares = losses.iter().map(|l| (f64::from(*l) - mean).powi(2));
+        let variance = squares.sum::<f64>() / (tokens.max(2) - 1) as f64;
+        Self {
+            tokens,
+            negative_log_likelihood: mean,
+            standard_error: (variance / tokens as f64).sqrt(),
+            kl_divergence,
+        }
+    }
+
     /// `exp` of the mean negative log-likelihood.
     pub fn perplexity(&self) -> f64 {
         self.negative_log_likelihood.exp()
@@ -53,6 +66,27 @@ struct TeacherBatch {
     before_layer: Vec<Vec<f32>>,
     /// After the last layer and the final norm, `[tokens, hidden]`.
     normed: Vec<f32>,
+}
+
+/// Perplexity of one sub-network, without anything kept for the next.
+///
+/// # Errors
+/// When a token lies outside the vocabulary or a window is longer than the context.
+pub fn perplexity(subnet: &Subnet<'_>, windows: &TokenWindows) -> Result<Quality, SupernetError> {
+    let (supernet, seq_len) = (subnet.supernet(), windows.window_len());
+    check_tokens(supernet, windows.tokens(), seq_len)?;
+    let rope = RopeTable::new(supernet.model(), seq_len);
+    let mut losses = Vec::new();
+    for batch in windows.batches(BATCH_TOKENS) {
+        let mut x = forward::embed(subnet, &batch.inputs);
+        for layer in 0..supernet.model().num_hidden_layers {
+            forward::layer(subnet, layer, &mut x, seq_len, &rope);
+        }
+        let normed = head::final_norm(subnet, &x);
+        let targets = &batch.targets;
+        losses.extend(head::negative_log_likelihood(subnet, &normed, targets));
+    }
+    Ok(Quality::of(&losses, None))
 }
 
 impl<'a> Evaluator<'a> {
@@ -126,16 +160,8 @@ impl<'a> Evaluator<'a> {
                 divergence += each.iter().map(|d| f64::from(*d)).sum::<f64>();
             }
         }
-        let tokens = losses.len();
-        let mean = losses.iter().map(|l| f64::from(*l)).sum::<f64>() / tokens as f64;
-        let squares = losses.iter().map(|l| (f64::from(*l) - mean).powi(2));
-        let variance = squares.sum::<f64>() / (tokens.max(2) - 1) as f64;
-        Quality {
-            tokens,
-            negative_log_likelihood: mean,
-            standard_error: (variance / tokens as f64).sqrt(),
-            kl_divergence: with_kl.then(|| divergence / tokens as f64),
-        }
+        let divergence = with_kl.then(|| divergence / losses.len() as f64);
+        Quality::of(&losses, divergence)
     }
 
     /// The first layer that differs from the full model's.

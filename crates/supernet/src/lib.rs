@@ -45,7 +45,7 @@ pub use calibration::{Calibration, ChannelStatistics, LayerStatistics};
 pub use choice::{Accuracy, ChoiceQuality, Question, QuestionSet};
 pub use cut::Subnet;
 pub use error::SupernetError;
-pub use evaluate::{Evaluator, Quality};
+pub use evaluate::{Evaluator, Quality, perplexity};
 pub use generate::{Decoder, greedy, logits};
 pub use importance::{
     Importance, ImportanceOrder, LayerOrder, LayerScores, standardized_fluctuations,

@@ -149,6 +149,18 @@ impl Supernet {
         Subnet::new(self, config)
     }
 
+    /// Mean squared error of an attention block's output over the calibration text when the first
+    /// `kv_heads` groups are kept and refitted; `None` without a least-squares recovery.
+    pub fn attention_error(&self, layer: usize, kv_heads: usize) -> Option<f64> {
+        let group = self.model.heads_per_group() * self.model.head_dim;
+        self.recovery(layer)?.attention.error(kv_heads * group)
+    }
+
+    /// The same for the first `intermediate_size` neurons of an MLP block.
+    pub fn mlp_error(&self, layer: usize, intermediate_size: usize) -> Option<f64> {
+        self.recovery(layer)?.mlp.error(intermediate_size)
+    }
+
     /// The full model.
     pub fn full(&self) -> Subnet<'_> {
         self.cut(&SubnetConfig::full(&self.model))

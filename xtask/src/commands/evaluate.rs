@@ -1,7 +1,9 @@
+use std::time::Instant;
+
 use lathe_arch::SubnetConfig;
 use lathe_compress::Prepared;
 use lathe_fetch::Cache;
-use lathe_supernet::{ChoiceQuality, Evaluator, Quality, Question, QuestionSet, Split, Subnet};
+use lathe_supernet::{ChoiceQuality, Evaluator, Quality, Question, QuestionSet, Split, Subnet, perplexity};
 use serde_json::json;
 
 use super::print_json;
@@ -36,14 +38,17 @@ fn text(
     mut steps: Steps,
 ) -> anyhow::Result<()> {
     let windows = prepared.windows(Split::Test, arguments.tokens)?;
-    steps.show("running the full model", 0, 1);
-    let evaluator = Evaluator::new(&prepared.supernet, &windows)?;
-    steps.show("scoring", 0, 1);
+    let clock = Instant::now();
     let quality = if with_kl {
+        steps.show("running the full model", 0, 1);
+        let evaluator = Evaluator::new(&prepared.supernet, &windows)?;
+        steps.show("scoring", 0, 1);
         evaluator.perplexity_and_kl(cut)
     } else {
-        evaluator.perplexity(cut)
+        steps.show("scoring", 0, 1);
+        perplexity(cut, &windows)?
     };
+    let seconds = clock.elapsed().as_secs_f64();
     steps.finish();
     let parameters = cut.config().parameters(prepared.model());
     if arguments.json {
@@ -53,6 +58,7 @@ fn text(
             "standard_error": quality.standard_error,
             "kl_divergence": quality.kl_divergence,
             "tokens": quality.tokens,
+            "seconds": seconds,
             "parameters": parameters,
         }));
     }
@@ -83,8 +89,8 @@ fn choice(
 ) -> anyhow::Result<()> {
     anyhow::ensure!(!questions.is_empty(), "--task: there are no questions");
     let context = prepared.model().max_position_embeddings;
-    let count = arguments.questions;
-    let set = QuestionSet::new(questions, count, &prepared.tokenizer, context)?;
+    let sample = Question::sample(questions, arguments.questions);
+    let set = QuestionSet::new(&sample, &prepared.tokenizer, context)?;
     let quality = set.score(cut, |done, total| steps.show("answering", done, total))?;
     steps.finish();
     if arguments.json {

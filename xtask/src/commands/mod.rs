@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::arguments::Command;
 
+mod compare;
 mod devices;
 mod evaluate;
 mod export;
@@ -27,6 +28,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Validate(arguments) => validate::run(&arguments)?,
         Command::Evaluate(arguments) => evaluate::run(&arguments)?,
         Command::Search(arguments) => search::run(&arguments)?,
+        Command::Compare(arguments) => compare::run(&arguments)?,
         Command::Export(arguments) => export::run(&arguments)?,
         Command::Report(arguments) => report::run(&arguments)?,
         Command::Test(arguments) => return test::run(&arguments),

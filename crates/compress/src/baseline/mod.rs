@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::LatencyObjective;
 pub(crate) use flap::Flap;
-pub(crate) use layers::{Greedy, by_influence, dropped};
+pub(crate) use layers::{Greedy, by_influence, dropped, without};
 pub use uniform::{UniformPruning, uniform_prunings};
 pub(crate) use uniform::uniform_shapes;
 
@@ -103,11 +103,7 @@ impl Limit<'_> {
     /// Predicted latency in microseconds; `None` for what the table does not cover.
     pub fn latency_us(&self, subnet: &SubnetConfig) -> Option<f64> {
         let prediction = self.table.predict(subnet, self.workload).ok()?;
-        Some(match self.objective {
-            LatencyObjective::Tpot => prediction.tpot_us,
-            LatencyObjective::Ttft => prediction.ttft_us,
-            LatencyObjective::Total => prediction.total_us,
-        })
+        Some(self.objective.of(&prediction))
     }
 
     /// Whether a sub-network is at least as slow as it has to be.

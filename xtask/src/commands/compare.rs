@@ -1,0 +1,124 @@
+use lathe_compress::{Compared, Comparison, Contender, LatencyObjective};
+use lathe_fetch::Cache;
+use lathe_latency::LatencyTable;
+use lathe_supernet::Accuracy;
+
+use super::print_json;
+use crate::arguments::Compare;
+use crate::context;
+use crate::progress::Steps;
+
+/// Rounds over the winners of a level.
+const NETWORK_ROUNDS: usize = 2;
+
+pub fn run(arguments: &Compare) -> anyhow::Result<()> {
+    if let Some(level) = arguments.levels.iter().find(|l| !(**l > 0.0 && **l <= 1.0)) {
+        anyhow::bail!("--levels has {level}, expected shares of more than 0 and at most 1");
+    }
+    let cache = Cache::from_env()?;
+    let mut steps = Steps::new();
+    let table = LatencyTable::load(&arguments.table)?;
+    let prepared = context::prepare(&cache, &arguments.model, &arguments.out, &mut steps)?;
+    anyhow::ensure!(
+        table.model.dimensions == *prepared.model(),
+        "{}: the table is of model `{}`, which has other dimensions than `{}`",
+        arguments.table.display(),
+        table.model.name,
+        prepared.name
+    );
+    let agent = match arguments.no_measure {
+        true => None,
+        false => Some(context::agent(&cache, &arguments.device)?),
+    };
+    let comparison = Comparison {
+        prepared: &prepared,
+        cache: &cache,
+        table: &table,
+        agent: agent.as_ref(),
+        workload: arguments.workload,
+        objectives: arguments.objective.clone(),
+        levels: arguments.levels.clone(),
+        evaluations: arguments.evaluations,
+        search_tokens: arguments.tokens,
+        block_tokens: arguments.block_tokens,
+        test_tokens: arguments.test_tokens,
+        questions: arguments.questions,
+        network_rounds: NETWORK_ROUNDS,
+        seed: arguments.seed,
+        folder: &arguments.out,
+    };
+    let compared = comparison.run(&mut |label, done, total| steps.show(label, done, total))?;
+    let (folder, objectives) = (&arguments.out, &arguments.objective);
+    let figures = lathe_compress::write_comparison_figures(folder, &compared, objectives)?;
+    steps.finish();
+    if arguments.json {
+        return print_json(&compared);
+    }
+    print(&compared, &arguments.objective, &arguments.levels);
+    println!();
+    for figure in figures {
+        println!("figure: {}", figure.display());
+    }
+    Ok(())
+}
+
+fn print(compared: &Compared, objectives: &[LatencyObjective], levels: &[f64]) {
+    let [ttft_us, tpot_us] = compared.predicted_us;
+    println!(
+        "{} at {}: full model perplexity {:.2}, TTFT {:.1} ms, TPOT {:.2} ms{}",
+        compared.model,
+        compared.workload,
+        compared.perplexity,
+        ttft_us / 1000.0,
+        tpot_us / 1000.0,
+        answers(compared.accuracy.as_ref())
+    );
+    for &objective in objectives {
+        for &level in levels {
+            println!("\n{level} of the full model's {}", objective.name());
+            println!(
+                "{:<34} {:>8} {:>8} {:>11} {:>9}  {:>9} {:>9}",
+                "", "TTFT ms", "TPOT ms", "perplexity", "log ppl", "measured", "(ms)"
+            );
+            for contender in compared.at(objective, level) {
+                print_contender(contender);
+            }
+            let ours = compared.at(objective, level);
+            let ours = ours.iter().find(|c| c.baseline.is_none());
+            for (label, is_refitted) in [("as published", false), ("with the refit", true)] {
+                let best = compared.best_baseline(objective, level, is_refitted);
+                if let (Some(ours), Some(best)) = (ours, best) {
+                    println!(
+                        "loss over the best baseline's {label}: {:.2}",
+                        ours.log_perplexity_increase / best.log_perplexity_increase
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn print_contender(contender: &Contender) {
+    let measured = contender.measured.as_ref().map(|m| {
+        format!(
+            "{:>9.1} {:>9.2}",
+            m.ttft.median_us / 1000.0,
+            m.tpot.median_us / 1000.0
+        )
+    });
+    println!(
+        "{:<34} {:>8.1} {:>8.2} {:>11.2} {:>+9.3}  {}{}",
+        contender.name(),
+        contender.ttft_us / 1000.0,
+        contender.tpot_us / 1000.0,
+        contender.perplexity,
+        contender.log_perplexity_increase,
+        measured.unwrap_or_default(),
+        answers(contender.accuracy.as_ref())
+    );
+}
+
+fn answers(accuracy: Option<&Accuracy>) -> String {
+    let text = |a: &Accuracy| format!(", MMLU {:.3} +- {:.3}", a.acc_norm, a.acc_norm_stderr);
+    accuracy.map(text).unwrap_or_default()
+}
