@@ -2,12 +2,13 @@
 
 use std::fs;
 
-use lathe_arch::SubnetConfig;
-use lathe_compress::{MmluForm, mmlu};
+use lathe_arch::{AttentionConfig, MlpConfig, SubnetConfig};
+use lathe_compress::{MmluForm, load_text, mmlu};
 use lathe_fetch::Cache;
 use lathe_supernet::checkpoint::{Checkpoint, Tokenizer};
 use lathe_supernet::{
-    Evaluator, Question, QuestionSet, Recovery, Supernet, TokenWindows, greedy, logits,
+    Calibration, Evaluator, Importance, ImportanceOrder, Question, QuestionSet, Recovery, Split,
+    Supernet, TokenWindows, greedy, logits, perplexity,
 };
 use serde::Deserialize;
 
@@ -179,4 +180,45 @@ fn choices_are_those_of_the_harness() {
         }
     }
     assert_eq!(compared, 2 * count.min(answered.len() / 2));
+}
+
+#[test]
+fn pruning_methods_show_what_their_papers_say() {
+    let checkpoint = lathe_tests::smollm2();
+    let (model, weights) = (&checkpoint.config, &checkpoint.weights);
+    let text = load_text(&Cache::from_env().unwrap(), None).unwrap();
+    let windows = |split, count| text.windows(split, &checkpoint.tokenizer, count, 256).unwrap();
+    let unordered = Supernet::unordered(model, weights);
+    let calibration = Calibration::measure(&unordered, &windows(Split::Calibration, 6), |_| {});
+
+    // ShortGPT (2403.03853): the first and the last layers turn the stream most, and layers in
+    // the middle least.
+    let influence = |layer: &usize| calibration.layers[*layer].influence;
+    let mut layers: Vec<usize> = (0..model.num_hidden_layers).collect();
+    layers.sort_by(|a, b| influence(a).total_cmp(&influence(b)));
+    assert!(layers[..4].iter().all(|layer| (8..24).contains(layer)), "{layers:?}");
+    assert!(layers[layers.len() - 3..].contains(&0), "{layers:?}");
+
+    let test = windows(Split::Test, 3);
+    let loss = |importance, recovery, width| {
+        let order = ImportanceOrder::of(model, weights, &calibration, importance).unwrap();
+        let supernet = Supernet::ordered(model, weights, &calibration, &order, recovery).unwrap();
+        let attention = Some(AttentionConfig::full(model));
+        let subnet = SubnetConfig::uniform(model, attention, Some(MlpConfig::with_width(width)));
+        let quality = perplexity(&supernet.cut(&subnet).unwrap(), &test).unwrap();
+        quality.negative_log_likelihood
+    };
+    let full = perplexity(&unordered.full(), &test).unwrap();
+    let full = full.negative_log_likelihood;
+    // LLM-Pruner (2305.11627) and FLAP (2312.11983): by weight magnitude alone a model is lost
+    // where scores that know the activations hardly harm it.
+    let magnitude = loss(Importance::Magnitude, Recovery::None, 1344);
+    let wanda = loss(Importance::Wanda, Recovery::None, 1344);
+    assert!(wanda - full < 0.5 && magnitude - full > 2.0, "{full} {wanda} {magnitude}");
+    // FLAP: the mean output of what was removed, kept as a bias, lowers the perplexity; a refit
+    // lowers it further.
+    let fluctuation = Importance::Fluctuation;
+    let [none, bias, refitted] = [Recovery::None, Recovery::Bias, Recovery::LeastSquares]
+        .map(|recovery| loss(fluctuation, recovery, 1152));
+    assert!(refitted < bias && bias < none, "{refitted} {bias} {none}");
 }

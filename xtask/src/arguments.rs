@@ -332,6 +332,12 @@ pub struct Search {
     /// Tokens of each block score, from which the first sub-networks follow
     #[arg(long, default_value_t = 512, value_name = "N")]
     pub block_tokens: usize,
+    /// Precisions that blocks and LM head may have [default: the model's, f32]
+    #[arg(long, value_delimiter = ',', value_name = "P,P")]
+    pub precision: Vec<Precision>,
+    /// Query heads that may be kept in each KV group [default: the model's, all]
+    #[arg(long, value_delimiter = ',', value_name = "N,N")]
+    pub heads_per_group: Vec<usize>,
     /// Which latency is minimised: tpot, ttft or total
     #[arg(long, default_value = "tpot", value_name = "WHICH")]
     pub latency: LatencyObjective,

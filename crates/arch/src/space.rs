@@ -9,10 +9,17 @@ use crate::{Precision, SUBNET_VERSION, SubnetConfig};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpaceSpec {
-    /// Numbers of KV groups kept, each with all its query heads; 0 removes the block.
+    /// Numbers of KV groups kept; 0 removes the block.
     pub kv_heads: Vec<usize>,
+    /// Numbers of query heads kept in each group; all of them where absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heads_per_group: Vec<usize>,
     /// Numbers of MLP neurons kept; 0 removes the block.
     pub intermediate_size: Vec<usize>,
+    /// Precisions of a block's weights and of both ends, from the fewest bits to the most; f32
+    /// where absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub precision: Vec<Precision>,
 }
 
 impl SpaceSpec {
@@ -22,6 +29,8 @@ impl SpaceSpec {
         let widths = (0..).map(|i| i * step);
         Self {
             kv_heads: (0..=model.num_key_value_heads).collect(),
+            heads_per_group: Vec::new(),
+            precision: Vec::new(),
             intermediate_size: widths
                 .take_while(|width| *width < model.intermediate_size)
                 .chain([model.intermediate_size])
@@ -30,14 +39,17 @@ impl SpaceSpec {
     }
 }
 
-/// The choices for every block, each list from the smallest to the full block.
+/// The choices for every block, each list from the smallest to the full block; of one size, from
+/// the fewest bits to the most.
 ///
-/// A genome holds two indices a layer: attention, then MLP.
+/// A genome holds two indices a layer, attention and then MLP. Where there is more than one
+/// precision, a last index is that of the embedding and the LM head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchSpace {
     model_name: String,
     attention: Vec<Option<AttentionConfig>>,
     mlp: Vec<Option<MlpConfig>>,
+    precisions: Vec<Precision>,
     layers: usize,
 }
 
@@ -54,25 +66,62 @@ impl SearchSpace {
             &spec.intermediate_size,
             model.intermediate_size,
         )?;
-        let attention = spec
-            .kv_heads
-            .iter()
-            .map(|&n| (n > 0).then(|| AttentionConfig::with_groups(model, n)));
-        let mlp = spec
-            .intermediate_size
-            .iter()
-            .map(|&n| (n > 0).then(|| MlpConfig::with_width(n)));
+        let all_heads = vec![model.heads_per_group()];
+        let heads_per_group = or_default(&spec.heads_per_group, all_heads);
+        check_choices("heads_per_group", &heads_per_group, model.heads_per_group())?;
+        check_present("heads_per_group", &heads_per_group)?;
+        let precisions = or_default(&spec.precision, vec![Precision::F32]);
+        if let Some(pair) = precisions.windows(2).find(|p| p[0].bits() >= p[1].bits()) {
+            return Err(ArchError::Space {
+                field: "precision",
+                reason: format!(
+                    "bits must rise strictly, found {} before {}",
+                    pair[0], pair[1]
+                ),
+            });
+        }
+        let in_precisions = || precisions.iter().copied();
+        let attention = spec.kv_heads.iter().flat_map(|&kv_heads| {
+            let sizes = heads_per_group.iter().map(move |heads| heads * kv_heads);
+            let blocks = sizes.flat_map(move |heads| {
+                in_precisions().map(move |precision| AttentionConfig {
+                    heads,
+                    kv_heads,
+                    precision,
+                })
+            });
+            or_removed(kv_heads, blocks.collect())
+        });
+        let mlp = spec.intermediate_size.iter().flat_map(|&width| {
+            let blocks = in_precisions().map(|precision| MlpConfig {
+                intermediate_size: width,
+                precision,
+            });
+            or_removed(width, blocks.collect())
+        });
         Ok(Self {
             model_name: name.to_owned(),
             attention: attention.collect(),
             mlp: mlp.collect(),
             layers: model.num_hidden_layers,
+            precisions,
         })
     }
 
     /// Number of choices of each gene.
     pub fn cardinalities(&self) -> Vec<usize> {
-        [self.attention.len(), self.mlp.len()].repeat(self.layers)
+        let layer = [self.attention.len(), self.mlp.len()];
+        let head = self.has_head_gene().then_some(self.precisions.len());
+        layer.repeat(self.layers).into_iter().chain(head).collect()
+    }
+
+    /// Precisions of blocks and ends, from the fewest bits to the most.
+    pub fn precisions(&self) -> &[Precision] {
+        &self.precisions
+    }
+
+    fn has_head_gene(&self) -> bool {
+        self.precisions.len() > 1
     }
 
     /// Choices of an attention block.
@@ -92,7 +141,8 @@ impl SearchSpace {
 
     /// The genome of the full model.
     pub fn full_genome(&self) -> Vec<usize> {
-        [self.attention.len() - 1, self.mlp.len() - 1].repeat(self.layers)
+        let counts = self.cardinalities().into_iter();
+        counts.map(|count| count - 1).collect()
     }
 
     /// The sub-network of a genome.
@@ -104,8 +154,8 @@ impl SearchSpace {
             field: "genome",
             reason,
         };
-        if genome.len() != 2 * self.layers {
-            let expected = 2 * self.layers;
+        let expected = 2 * self.layers + usize::from(self.has_head_gene());
+        if genome.len() != expected {
             return Err(wrong(format!(
                 "{} genes, expected {expected}",
                 genome.len()
@@ -123,11 +173,15 @@ impl SearchSpace {
                 mlp: self.mlp[choice(genes[1], self.mlp.len())?],
             })
         };
+        let (blocks, head) = genome.split_at(2 * self.layers);
+        let head = head.first().copied().unwrap_or(0);
+        let head_precision = self.precisions.get(head);
         Ok(SubnetConfig {
             version: SUBNET_VERSION,
             model: self.model_name.clone(),
-            head_precision: Precision::F32,
-            layers: genome
+            head_precision: *head_precision
+                .ok_or_else(|| wrong(format!("choice {head} of the LM head's precisions")))?,
+            layers: blocks
                 .chunks_exact(2)
                 .enumerate()
                 .map(layer)
@@ -146,7 +200,15 @@ impl SearchSpace {
                 expected: self.layers,
             });
         }
-        let mut genome = Vec::with_capacity(2 * self.layers);
+        let mut genome = Vec::with_capacity(2 * self.layers + 1);
+        let head = self
+            .precisions
+            .iter()
+            .position(|precision| *precision == subnet.head_precision)
+            .ok_or_else(|| ArchError::NotInSpace {
+                layer: self.layers,
+                block: format!("an LM head in {}", subnet.head_precision),
+            })?;
         for (layer, blocks) in subnet.layers.iter().enumerate() {
             let missing = |block: Option<BlockShape>| ArchError::NotInSpace {
                 layer,
@@ -159,18 +221,51 @@ impl SearchSpace {
             );
             genome.push(mlp.ok_or_else(|| missing(blocks.mlp.map(BlockShape::Mlp)))?);
         }
+        genome.extend(self.has_head_gene().then_some(head));
         Ok(genome)
     }
 
-    /// The distinct blocks that must be priced, the embedding and head first.
+    /// The distinct blocks that must be priced, both ends first.
     pub fn shapes(&self) -> Vec<BlockShape> {
         let attention = self.attention.iter().flatten().copied();
         let mlp = self.mlp.iter().flatten().copied();
-        std::iter::once(BlockShape::EmbeddingAndHead(HeadConfig::default()))
+        let heads = self.precisions.iter().map(|&precision| {
+            BlockShape::EmbeddingAndHead(HeadConfig {
+                precision,
+                ..HeadConfig::default()
+            })
+        });
+        heads
             .chain(attention.map(BlockShape::Attention))
             .chain(mlp.map(BlockShape::Mlp))
             .collect()
     }
+}
+
+/// `choices`, or `default` where none are given.
+fn or_default<T: Clone>(choices: &[T], default: Vec<T>) -> Vec<T> {
+    if choices.is_empty() {
+        default
+    } else {
+        choices.to_vec()
+    }
+}
+
+/// The blocks of a size, or for size 0 the removed block.
+fn or_removed<T>(size: usize, blocks: Vec<T>) -> Vec<Option<T>> {
+    if size == 0 {
+        vec![None]
+    } else {
+        blocks.into_iter().map(Some).collect()
+    }
+}
+
+fn check_present(field: &'static str, choices: &[usize]) -> Result<(), ArchError> {
+    if choices.first() == Some(&0) {
+        let reason = "0 is no choice here; 0 in kv_heads removes the block".to_owned();
+        return Err(ArchError::Space { field, reason });
+    }
+    Ok(())
 }
 
 fn check_choices(field: &'static str, choices: &[usize], full: usize) -> Result<(), ArchError> {
@@ -230,11 +325,51 @@ mod tests {
             let spec = SpaceSpec {
                 kv_heads,
                 intermediate_size: widths,
+                ..SpaceSpec::standard(&model)
             };
             let message = SearchSpace::new(&model, "m", &spec)
                 .unwrap_err()
                 .to_string();
             assert!(message.contains(field), "{message}");
+        }
+    }
+
+    #[test]
+    fn precisions_and_query_heads_are_choices() {
+        let model = ModelConfig::smollm2_135m();
+        let spec = SpaceSpec {
+            heads_per_group: vec![1, 3],
+            precision: vec![Precision::Int4, Precision::F32],
+            ..SpaceSpec::standard(&model)
+        };
+        let space = SearchSpace::new(&model, "m", &spec).unwrap();
+        // Removed, and 3 numbers of groups x 2 of heads x 2 precisions.
+        assert_eq!(space.attention().len(), 1 + 12);
+        assert_eq!(space.mlp().len(), 1 + 16);
+        let full = space.decode(&space.full_genome()).unwrap();
+        assert_eq!(full, SubnetConfig::full(&model).named("m"));
+        let mut genome = space.full_genome();
+        (genome[0], genome[1]) = (1, 15);
+        *genome.last_mut().unwrap() = 0;
+        let subnet = space.decode(&genome).unwrap();
+        let attention = subnet.layers[0].attention.unwrap();
+        assert_eq!((attention.heads, attention.kv_heads), (1, 1));
+        assert_eq!(attention.precision, Precision::Int4);
+        assert_eq!(subnet.layers[0].mlp.unwrap().precision, Precision::Int4);
+        assert_eq!(subnet.head_precision, Precision::Int4);
+        assert_eq!(space.encode(&subnet).unwrap(), genome);
+        for (heads, precision, field) in [
+            (vec![0, 3], vec![], "heads_per_group"),
+            (vec![2], vec![], "heads_per_group"),
+            (vec![], vec![Precision::F32, Precision::Int8], "precision"),
+        ] {
+            let spec = SpaceSpec {
+                heads_per_group: heads,
+                precision,
+                ..SpaceSpec::standard(&model)
+            };
+            let error = SearchSpace::new(&model, "m", &spec).unwrap_err();
+            assert!(error.to_string().contains(field), "{error}");
         }
     }
 

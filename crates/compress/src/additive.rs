@@ -24,8 +24,7 @@ const LEVEL_STEP: usize = 3;
 pub struct BlockScores {
     /// For each gene, its choices that were measured and their losses.
     losses: Vec<BTreeMap<usize, f64>>,
-    /// For each gene, how far each choice is from the full block: the error of its output.
-    distances: Vec<Vec<f64>>,
+    genes: Vec<Gene>,
 }
 
 /// Cutting one block at a time: the divergence from the full model is the only objective.
@@ -100,25 +99,37 @@ impl BlockScores {
         }
         Self {
             losses,
-            distances: distances(problem),
+            genes: genes(problem),
         }
     }
 
-    /// Loss of any choice of a gene, between measured choices linear in the error of the block's
-    /// output: the divergence grows with the square of a small disturbance, and so does the error.
+    /// Loss of any choice of a gene: of its size, and on top of that of its precision, measured
+    /// on the full block.
     fn loss(&self, gene: usize, choice: usize) -> f64 {
         let measured = &self.losses[gene];
         if let Some(loss) = measured.get(&choice) {
             return *loss;
         }
-        let below = measured.range(..choice).next_back();
-        let above = measured.range(choice..).next();
+        let choices = &self.genes[gene];
+        let full_size = choices.full_in_precision_of(choice);
+        let quantised = measured.get(&full_size).copied().unwrap_or(0.0);
+        self.loss_of_size(gene, choices.in_most_bits(choice)) + quantised
+    }
+
+    /// Loss of a size in the most bits, between measured sizes linear in the error of the block's
+    /// output: the divergence grows with the square of a small disturbance, and so does the error.
+    fn loss_of_size(&self, gene: usize, choice: usize) -> f64 {
+        let measured = &self.losses[gene];
+        let choices = &self.genes[gene];
+        let in_most_bits = |(other, _): &(&usize, &f64)| choices.in_most_bits(**other) == **other;
+        let below = measured.range(..=choice).rev().find(in_most_bits);
+        let above = measured.range(choice..).find(in_most_bits);
         match (below, above) {
             (Some((low, low_loss)), Some((high, high_loss))) => {
-                let at = |choice: usize| self.distances[gene][choice];
+                let at = |choice: usize| choices.distances[choice];
                 let span = at(*high) - at(*low);
                 let share = if span == 0.0 {
-                    0.5
+                    0.0
                 } else {
                     (at(choice) - at(*low)) / span
                 };
@@ -130,44 +141,98 @@ impl BlockScores {
     }
 }
 
-/// The error of the block's output for every choice of every gene, or where the super-network
-/// knows none, the choices' distance from the full block.
-fn distances(problem: &SubnetProblem<'_>) -> Vec<Vec<f64>> {
+/// What the choices of one gene are.
+struct Gene {
+    /// Choices that remove the block: one at most, the first.
+    removed: usize,
+    /// Precisions of each size.
+    precisions: usize,
+    /// How far each choice is from the full block: the error of its output.
+    distances: Vec<f64>,
+}
+
+impl Gene {
+    /// The same size in the most bits.
+    fn in_most_bits(&self, choice: usize) -> usize {
+        if choice < self.removed {
+            return choice;
+        }
+        let sizes = (choice - self.removed) / self.precisions;
+        self.removed + sizes * self.precisions + self.precisions - 1
+    }
+
+    /// The full size in the same precision.
+    fn full_in_precision_of(&self, choice: usize) -> usize {
+        let count = self.distances.len();
+        if choice < self.removed {
+            return count - 1;
+        }
+        count - self.precisions + (choice - self.removed) % self.precisions
+    }
+
+    /// The choice of `share` of the sizes, the removed block counting as size 0.
+    fn of_size(&self, share: f64) -> usize {
+        let sizes = (self.distances.len() - self.removed) / self.precisions;
+        let largest = sizes + self.removed - 1;
+        let size = (largest as f64 * share) as usize;
+        if size < self.removed {
+            return 0;
+        }
+        self.removed + (size - self.removed) * self.precisions + self.precisions - 1
+    }
+}
+
+/// The genes of a problem. Where the super-network knows no errors, choices are as far from the
+/// full block as they are many.
+fn genes(problem: &SubnetProblem<'_>) -> Vec<Gene> {
     let space = problem.search_space();
     let supernet = problem.supernet();
-    let mut all = Vec::new();
+    let precisions = space.precisions().len();
+    let gene = |removed: bool, errors: Vec<Option<f64>>| {
+        let steps = (0..errors.len()).rev().map(|steps| steps as f64);
+        let errors = errors.iter().copied().collect::<Option<Vec<f64>>>();
+        Gene {
+            removed: usize::from(removed),
+            precisions,
+            distances: errors.unwrap_or_else(|| steps.collect()),
+        }
+    };
+    let mut genes = Vec::new();
     for layer in 0..space.layers() {
         let attention = space.attention().iter().map(|choice| {
-            let kv_heads = choice.map_or(0, |attention| attention.kv_heads);
-            supernet.attention_error(layer, kv_heads)
+            // Errors are known of whole groups only.
+            let kv_heads = choice.map_or(Some(0), |attention| {
+                let is_whole = attention.heads_per_group() == problem.model().heads_per_group();
+                is_whole.then_some(attention.kv_heads)
+            });
+            supernet.attention_error(layer, kv_heads?)
         });
+        genes.push(gene(space.attention()[0].is_none(), attention.collect()));
         let mlp = space.mlp().iter().map(|choice| {
             let width = choice.map_or(0, |mlp| mlp.intermediate_size);
             supernet.mlp_error(layer, width)
         });
-        for errors in [attention.collect::<Option<Vec<f64>>>(), mlp.collect()] {
-            let choices = space.cardinalities()[all.len()];
-            let steps = || (0..choices).rev().map(|steps| steps as f64).collect();
-            all.push(errors.unwrap_or_else(steps));
-        }
+        genes.push(gene(space.mlp()[0].is_none(), mlp.collect()));
     }
-    all
+    if precisions > 1 {
+        genes.push(gene(false, vec![None; precisions]));
+    }
+    genes
 }
 
-/// One block cut: attention removed, and at half of its choices; MLP removed, and at three
-/// quarters.
+/// One block cut: removed, attention to half of its sizes and an MLP to three quarters; and one
+/// block, or both ends, in each lower precision.
 fn single_cuts(problem: &SubnetProblem<'_>) -> Vec<Genome> {
     let full = problem.search_space().full_genome();
     let mut genomes = Vec::new();
-    for gene in 0..full.len() {
-        let choices = if gene % 2 == 0 {
-            vec![full[gene] / 2, 0]
-        } else {
-            vec![full[gene] * 3 / 4, 0]
-        };
-        for choice in choices {
+    for (index, gene) in genes(problem).iter().enumerate() {
+        let share = if index % 2 == 0 { 0.5 } else { 0.75 };
+        let sizes = [gene.of_size(share), gene.of_size(0.0)];
+        let last = gene.distances.len() - 1;
+        let lower_precisions = gene.distances.len() - gene.precisions..last;
+        for choice in sizes.into_iter().chain(lower_precisions) {
             let mut genome = full.clone();
-            genome[gene] = choice;
+            genome[index] = choice;
             if genome != full && !genomes.contains(&genome) {
                 genomes.push(genome);
             }

@@ -1,5 +1,5 @@
-//! Genomes from which a search begins: the full model, what the additive model recommends, and
-//! uniform prunings.
+//! Genomes from which a search begins: the full model in every precision, what the additive model
+//! recommends, and uniform prunings.
 
 use lathe_arch::SearchSpace;
 use lathe_search::Genome;
@@ -7,11 +7,18 @@ use lathe_search::Genome;
 /// First genomes, the full model first, none twice.
 pub fn first_genomes(space: &SearchSpace, recommended: &[Genome]) -> Vec<Genome> {
     let full = space.full_genome();
+    // Of one size, choices follow each other by precision.
+    let precisions = space.precisions().len();
+    let in_all_precisions = (0..precisions).map(|fewer_bits| {
+        let genes = full.iter().map(|gene| gene - fewer_bits);
+        genes.collect::<Genome>()
+    });
     let widths = space.mlp().len();
     let uniform = (widths / 2..widths - 1)
         .rev()
-        .map(|width| uniform(&full, width));
-    let all = std::iter::once(full.clone())
+        .step_by(precisions)
+        .map(|width| uniform(space, &full, width));
+    let all = in_all_precisions
         .chain(recommended.iter().cloned())
         .chain(uniform);
     let mut unique = Vec::new();
@@ -24,7 +31,10 @@ pub fn first_genomes(space: &SearchSpace, recommended: &[Genome]) -> Vec<Genome>
 }
 
 /// The full attention with the same MLP choice in every layer.
-fn uniform(full: &[usize], mlp: usize) -> Genome {
-    let pairs = full.chunks_exact(2);
-    pairs.flat_map(|pair| [pair[0], mlp]).collect()
+fn uniform(space: &SearchSpace, full: &[usize], mlp: usize) -> Genome {
+    let mut genome = full.to_vec();
+    for gene in genome[..2 * space.layers()].iter_mut().skip(1).step_by(2) {
+        *gene = mlp;
+    }
+    genome
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lathe_arch::{ModelConfig, SearchSpace, SpaceSpec};
+use lathe_arch::{ModelConfig, Precision, SearchSpace, SpaceSpec};
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_supernet::checkpoint::{Checkpoint, Tokenizer};
 use lathe_supernet::{
@@ -31,6 +31,7 @@ pub struct Prepared {
     pub tokenizer: Tokenizer,
     /// Its default search space.
     pub space: SearchSpace,
+    choices: SpaceSpec,
     text: TextSplits,
     checkpoint: PathBuf,
     calibration: Calibration,
@@ -102,6 +103,7 @@ impl Prepared {
         Ok(Self {
             space: SearchSpace::new(model, &spec.name, &choices)?,
             name: spec.name.clone(),
+            choices,
             supernet,
             tokenizer: checkpoint.tokenizer,
             text,
@@ -109,6 +111,31 @@ impl Prepared {
             calibration,
             folder: folder.to_owned(),
         })
+    }
+
+    /// Lets the search choose among other precisions and numbers of query heads in a group; where
+    /// none are given, the model's own choices stay.
+    ///
+    /// # Errors
+    /// When a choice is not one of the model's.
+    pub fn choose_among(
+        &mut self,
+        precision: &[Precision],
+        heads_per_group: &[usize],
+    ) -> anyhow::Result<()> {
+        let mut choices = self.choices.clone();
+        if !precision.is_empty() {
+            choices.precision = precision.to_vec();
+            choices
+                .precision
+                .sort_by_key(|precision| precision.bits());
+        }
+        if !heads_per_group.is_empty() {
+            choices.heads_per_group = heads_per_group.to_vec();
+        }
+        self.space = SearchSpace::new(self.model(), &self.name, &choices)?;
+        self.choices = choices;
+        Ok(())
     }
 
     /// The same model with its units in another order, or with another recovery.
@@ -137,6 +164,11 @@ impl Prepared {
             &order,
             recovery,
         )?)
+    }
+
+    /// What its search space was made of.
+    pub fn choices(&self) -> &SpaceSpec {
+        &self.choices
     }
 
     /// The file or folder of its checkpoint.

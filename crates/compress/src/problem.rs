@@ -82,10 +82,11 @@ impl<'a> SubnetProblem<'a> {
             space: Space::new(search_space.cardinalities())?,
             prices: SpacePrices::new(table, search_space, &workload)?,
             fingerprint: format!(
-                "{} on {}, {workload}, {objective:?}, {tokens} tokens, table {:016x}",
+                "{} on {}, {workload}, {objective:?}, {tokens} tokens, table {:016x}, super-network {:016x}",
                 table.model.name,
                 table.device.name,
                 table_digest(table),
+                evaluator.supernet().digest(),
             ),
             search_space: search_space.clone(),
             workload,

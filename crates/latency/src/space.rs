@@ -6,7 +6,9 @@ use crate::{LatencyError, LatencyTable};
 
 /// Prices of every choice of a search space at one workload.
 pub struct SpacePrices {
-    base: [f64; 2],
+    /// Both ends and the offset, for each precision.
+    ends: Vec<[f64; 2]>,
+    layers: usize,
     attention: Vec<[f64; 2]>,
     mlp: Vec<[f64; 2]>,
 }
@@ -31,13 +33,20 @@ impl SpacePrices {
                 None => Ok([0.0; 2]),
             }
         };
-        let head = BlockShape::EmbeddingAndHead(HeadConfig::default());
-        let offset = table.offset(head.precision());
-        let ends = price(Some(head))?;
+        let ends = space.precisions().iter().map(|&precision| {
+            let head = HeadConfig {
+                precision,
+                ..HeadConfig::default()
+            };
+            let offset = table.offset(precision);
+            let ends = price(Some(BlockShape::EmbeddingAndHead(head)))?;
+            Ok([offset[0] + ends[0], offset[1] + ends[1]])
+        });
         let attention = space.attention().iter();
         let mlp = space.mlp().iter();
         Ok(Self {
-            base: [offset[0] + ends[0], offset[1] + ends[1]],
+            ends: ends.collect::<Result<_, LatencyError>>()?,
+            layers: space.layers(),
             attention: attention
                 .map(|choice| price(choice.map(BlockShape::Attention)))
                 .collect::<Result<_, _>>()?,
@@ -53,8 +62,9 @@ impl SpacePrices {
     /// When the genome is not one of the space.
     #[inline]
     pub fn ttft_and_tpot_us(&self, genome: &[usize]) -> [f64; 2] {
-        let mut sum = self.base;
-        for genes in genome.chunks_exact(2) {
+        let (blocks, head) = genome.split_at(2 * self.layers);
+        let mut sum = self.ends[head.first().copied().unwrap_or(0)];
+        for genes in blocks.chunks_exact(2) {
             let (attention, mlp) = (self.attention[genes[0]], self.mlp[genes[1]]);
             sum[0] += attention[0] + mlp[0];
             sum[1] += attention[1] + mlp[1];

@@ -322,12 +322,18 @@ impl ProfilePlan {
     }
 }
 
+/// Each block in each precision, once.
 fn in_precisions(blocks: &[BlockShape], precisions: &[Precision]) -> Vec<BlockShape> {
-    let all = precisions.iter().flat_map(|&precision| {
-        let blocks = blocks.iter();
-        blocks.map(move |block| block.with_precision(precision))
-    });
-    all.collect()
+    let mut all = Vec::new();
+    for &precision in precisions {
+        for block in blocks {
+            let block = block.with_precision(precision);
+            if !all.contains(&block) {
+                all.push(block);
+            }
+        }
+    }
+    all
 }
 
 /// The block of which the reference chains consist.

@@ -1,6 +1,9 @@
 //! Quality: perplexity, and KL divergence from the teacher.
 
-use lathe_arch::{Precision, SubnetConfig};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lathe_arch::SubnetConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::SupernetError;
@@ -8,6 +11,7 @@ use crate::cut::Subnet;
 use crate::engine::forward;
 use crate::engine::head;
 use crate::engine::rope::RopeTable;
+use crate::prefix::{Recent, Stream, Trail};
 use crate::supernet::Supernet;
 use crate::text::{Batch, TokenWindows};
 
@@ -50,22 +54,20 @@ impl Quality {
 
 /// Scores sub-networks of one super-network on one text.
 ///
-/// The full model's residual stream is kept before every layer, so a sub-network is run only
-/// from its first pruned layer on.
+/// The residual stream before every layer is kept, of the full model and of the last sub-networks
+/// that were scored. A sub-network is run only from the first layer on that differs from the one
+/// that has most layers in common with it.
 pub struct Evaluator<'a> {
     supernet: &'a Supernet,
     rope: RopeTable,
     seq_len: usize,
-    batches: Vec<TeacherBatch>,
-}
-
-/// One batch with what the full model made of it.
-struct TeacherBatch {
-    text: Batch,
-    /// The residual stream before each layer, `[layers][tokens, hidden]`.
-    before_layer: Vec<Vec<f32>>,
-    /// After the last layer and the final norm, `[tokens, hidden]`.
-    normed: Vec<f32>,
+    batches: Vec<Batch>,
+    teacher: Trail,
+    /// The full model's last hidden states after the final norm, for each batch
+    /// `[tokens, hidden]`.
+    teacher_normed: Vec<Vec<f32>>,
+    recent: Mutex<Recent>,
+    layers_run: AtomicU64,
 }
 
 /// Perplexity of one sub-network, without anything kept for the next.
@@ -96,32 +98,24 @@ impl<'a> Evaluator<'a> {
     /// When a token lies outside the vocabulary or a window is longer than the context.
     pub fn new(supernet: &'a Supernet, windows: &TokenWindows) -> Result<Self, SupernetError> {
         check_tokens(supernet, windows.tokens(), windows.window_len())?;
+        let full = supernet.full();
         let mut evaluator = Self {
             supernet,
             rope: RopeTable::new(supernet.model(), windows.window_len()),
             seq_len: windows.window_len(),
-            batches: Vec::new(),
+            batches: windows.batches(BATCH_TOKENS).collect(),
+            teacher: Trail::new(full.config(), Vec::new()),
+            teacher_normed: Vec::new(),
+            recent: Mutex::default(),
+            layers_run: AtomicU64::new(0),
         };
-        let teacher = supernet.full();
-        for text in windows.batches(BATCH_TOKENS) {
-            let batch = evaluator.run_teacher(&teacher, text);
-            evaluator.batches.push(batch);
+        for batch in &evaluator.batches {
+            let embedded = Arc::new(forward::embed(&full, &batch.inputs));
+            let (streams, normed) = evaluator.run_from(&full, vec![embedded]);
+            evaluator.teacher.streams.push(streams);
+            evaluator.teacher_normed.push(normed);
         }
         Ok(evaluator)
-    }
-
-    fn run_teacher(&self, teacher: &Subnet<'_>, text: Batch) -> TeacherBatch {
-        let mut x = forward::embed(teacher, &text.inputs);
-        let mut before_layer = Vec::new();
-        for layer in 0..self.supernet.model().num_hidden_layers {
-            before_layer.push(x.clone());
-            forward::layer(teacher, layer, &mut x, self.seq_len, &self.rope);
-        }
-        TeacherBatch {
-            normed: head::final_norm(teacher, &x),
-            text,
-            before_layer,
-        }
     }
 
     /// The super-network whose sub-networks it scores.
@@ -131,10 +125,12 @@ impl<'a> Evaluator<'a> {
 
     /// Tokens that are scored.
     pub fn token_count(&self) -> usize {
-        self.batches
-            .iter()
-            .map(|batch| batch.text.targets.len())
-            .sum()
+        self.batches.iter().map(|batch| batch.targets.len()).sum()
+    }
+
+    /// Layers run so far over all tokens, the full model's included.
+    pub fn layers_run(&self) -> u64 {
+        self.layers_run.load(Ordering::Relaxed) / self.batches.len().max(1) as u64
     }
 
     /// Perplexity alone.
@@ -150,13 +146,14 @@ impl<'a> Evaluator<'a> {
     fn score(&self, subnet: &Subnet<'_>, with_kl: bool) -> Quality {
         let mut losses = Vec::new();
         let mut divergence = 0.0;
-        for batch in &self.batches {
-            let normed = self.run(subnet, batch);
-            let targets = &batch.text.targets;
+        let outputs = self.run(subnet);
+        let outputs = self.batches.iter().zip(&self.teacher_normed).zip(outputs);
+        for ((batch, teacher_normed), normed) in outputs {
+            let targets = &batch.targets;
             losses.extend(head::negative_log_likelihood(subnet, &normed, targets));
             if with_kl {
                 let teacher = self.supernet.full();
-                let each = head::kl_divergence(&teacher, subnet, &batch.normed, &normed);
+                let each = head::kl_divergence(&teacher, subnet, teacher_normed, &normed);
                 divergence += each.iter().map(|d| f64::from(*d)).sum::<f64>();
             }
         }
@@ -164,28 +161,69 @@ impl<'a> Evaluator<'a> {
         Quality::of(&losses, divergence)
     }
 
-    /// The first layer that differs from the full model's.
-    fn first_changed_layer(&self, subnet: &Subnet<'_>) -> Option<usize> {
-        let full = SubnetConfig::full(self.supernet.model());
-        let layers = subnet.config().layers.iter().zip(&full.layers);
-        layers.into_iter().position(|(layer, full)| layer != full)
+    /// The sub-network's last hidden states after the final norm, for each batch
+    /// `[tokens, hidden]`.
+    fn run(&self, subnet: &Subnet<'_>) -> Vec<Vec<f32>> {
+        let config = subnet.config();
+        let layers = config.layers.len();
+        let of_teacher = self.teacher.common_layers(config);
+        if of_teacher == layers {
+            return self.teacher_normed.clone();
+        }
+        let known = self.known(config, of_teacher);
+        let batches = self.batches.iter().zip(known);
+        let (streams, outputs) = batches
+            .map(|(batch, mut known)| {
+                if known.is_empty() {
+                    known.push(Arc::new(forward::embed(subnet, &batch.inputs)));
+                }
+                self.run_from(subnet, known)
+            })
+            .unzip();
+        let trail = Trail::new(config, streams);
+        self.recent().keep(trail);
+        outputs
     }
 
-    /// The sub-network's last hidden states after the final norm, `[tokens, hidden]`.
-    fn run(&self, subnet: &Subnet<'_>, batch: &TeacherBatch) -> Vec<f32> {
-        let layers = self.supernet.model().num_hidden_layers;
-        let (first, mut x) = if subnet.config().head_precision == Precision::F32 {
-            let Some(first) = self.first_changed_layer(subnet) else {
-                return batch.normed.clone();
-            };
-            (first, batch.before_layer[first].clone())
-        } else {
-            (0, forward::embed(subnet, &batch.text.inputs))
+    fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For each batch, the streams before the layers that have been run for another sub-network,
+    /// and before the first that has not.
+    fn known(&self, config: &SubnetConfig, of_teacher: usize) -> Vec<Vec<Stream>> {
+        let recent = self.recent();
+        let (common, trail) = match recent.longest(config) {
+            Some((common, trail)) if common > of_teacher => (common, trail),
+            _ => (of_teacher, &self.teacher),
         };
+        if common == 0 {
+            // The embedding may be another, and costs next to nothing.
+            return vec![Vec::new(); self.batches.len()];
+        }
+        let streams = trail.streams.iter();
+        let last = config.layers.len() - 1;
+        streams
+            .map(|streams| streams[..=common.min(last)].to_vec())
+            .collect()
+    }
+
+    /// Runs a sub-network from the last of its known streams on. Returns the streams before all
+    /// its layers, and its last hidden states after the final norm.
+    fn run_from(&self, subnet: &Subnet<'_>, mut streams: Vec<Stream>) -> (Vec<Stream>, Vec<f32>) {
+        let layers = self.supernet.model().num_hidden_layers;
+        let first = streams.len() - 1;
+        let mut x = streams[first].to_vec();
         for layer in first..layers {
+            if layer > first {
+                streams.push(Arc::new(x.clone()));
+            }
             forward::layer(subnet, layer, &mut x, self.seq_len, &self.rope);
         }
-        head::final_norm(subnet, &x)
+        let run = (layers - first) as u64;
+        self.layers_run.fetch_add(run, Ordering::Relaxed);
+        let normed = head::final_norm(subnet, &x);
+        (streams, normed)
     }
 }
 

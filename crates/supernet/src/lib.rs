@@ -36,6 +36,7 @@ mod evaluate;
 mod file;
 mod generate;
 mod importance;
+mod prefix;
 mod recovery;
 mod supernet;
 mod tensors;

@@ -92,6 +92,15 @@ impl BlockRecovery {
         self.factor.is_some()
     }
 
+    /// Changes with the means and the fit.
+    pub fn digest(&self) -> u64 {
+        let means = self.mean.iter().flatten().map(|mean| mean.to_bits().into());
+        let fit = self.factor.iter().map(|factor| factor.errors[0].to_bits());
+        means
+            .chain(fit)
+            .fold(0, |sum: u64, bits: u64| sum.rotate_left(7) ^ bits)
+    }
+
     /// Mean squared error of the block's output, and the ridge's share of it, when the first
     /// `kept` channels are refitted; `None` when nothing is refitted.
     pub fn error(&self, kept: usize) -> Option<f64> {

@@ -140,6 +140,23 @@ impl Supernet {
         &self.order
     }
 
+    /// Tells super-networks of one checkpoint apart: another order, recovery or calibration gives
+    /// other sub-networks.
+    pub fn digest(&self) -> u64 {
+        let layers = self.order.layers.iter();
+        let order = layers.flat_map(|layer| {
+            let heads = layer.heads_in_group.iter().flatten();
+            layer.kv_groups.iter().chain(heads).chain(&layer.neurons)
+        });
+        let recovery = self.recovery.iter().flatten();
+        let recovery = recovery.flat_map(|layer| [layer.attention.digest(), layer.mlp.digest()]);
+        let words = order.map(|index| *index as u64).chain(recovery);
+        // FNV-1a: stable across versions of the standard library.
+        words.fold(0xcbf2_9ce4_8422_2325, |hash, word| {
+            (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    }
+
     /// The sub-network that `config` describes, as a view of these weights.
     ///
     /// # Errors

@@ -192,6 +192,42 @@ fn the_prefix_of_the_teacher_changes_no_score() {
 }
 
 #[test]
+fn what_is_kept_of_earlier_sub_networks_changes_no_score_and_saves_layers() {
+    let checkpoint = checkpoint();
+    let supernet = ordered(&checkpoint);
+    let windows = windows(2);
+    let evaluator = Evaluator::new(&supernet, &windows).unwrap();
+    let full = SubnetConfig::full(&checkpoint.config);
+    let layers = full.layers.len();
+    // A parent pruned in its first layer, and children that differ from it in a later one.
+    let mut parent = full.clone();
+    parent.layers[0].mlp = Some(MlpConfig::with_width(50));
+    let mut family = vec![parent.clone()];
+    for layer in 1..layers {
+        let mut child = parent.clone();
+        child.layers[layer].attention = None;
+        family.push(child);
+    }
+    // The last differs before the first layer: its embedding is another.
+    family.push(full.with_precision(Precision::Int8));
+    family.push(parent);
+    let mut scores = Vec::new();
+    for config in &family {
+        let cut = supernet.cut(config).unwrap();
+        let alone = Evaluator::new(&supernet, &windows).unwrap();
+        scores.push(evaluator.perplexity(&cut).negative_log_likelihood);
+        let want = alone.perplexity(&cut).negative_log_likelihood;
+        assert_eq!(scores.last(), Some(&want));
+    }
+    assert_eq!(scores.first(), scores.last());
+    // The full model and the parent in full, each child from its own layer on, the quantised one
+    // in full, the parent again from its last layer on.
+    let children: usize = (1..layers).map(|layer| layers - layer).sum();
+    let want = 2 * layers + children + layers + 1;
+    assert_eq!(evaluator.layers_run(), want as u64);
+}
+
+#[test]
 fn decoding_step_by_step_equals_one_pass() {
     let checkpoint = checkpoint();
     let supernet = ordered(&checkpoint);

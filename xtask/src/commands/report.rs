@@ -7,6 +7,7 @@ use lathe_latency::LatencyTable;
 use lathe_search::Study;
 use serde::de::DeserializeOwned;
 
+use super::search::SPACE;
 use super::validate::HELD_OUT;
 use crate::arguments::Report;
 use crate::context;
@@ -21,11 +22,12 @@ pub fn run(arguments: &Report) -> anyhow::Result<()> {
     let held_out = table.with_extension(HELD_OUT);
     let table = LatencyTable::load(&table)?;
     let name = arguments.model.as_ref().unwrap_or(&table.model.name);
-    // A model given by path has no entry in models/; its space is the standard one.
-    let choices = ModelSpec::find(name)
-        .ok()
-        .and_then(|spec| spec.search_space);
     let model = &table.model.dimensions;
+    // What the search left beside the study, or the model's. A model given by path has no entry in
+    // models/; its space is the standard one.
+    let searched: Option<SpaceSpec> = read_json(&arguments.study.with_extension(SPACE))?;
+    let of_model = || ModelSpec::find(name).ok()?.search_space;
+    let choices = searched.or_else(of_model);
     let choices = choices.unwrap_or_else(|| SpaceSpec::standard(model));
     let space = SearchSpace::new(model, &table.model.name, &choices)?;
     let summary: Option<Summary> = read_json(&folder.join("summary.json"))?;

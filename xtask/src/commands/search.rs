@@ -1,4 +1,4 @@
-use lathe_compress::{BlockScores, SubnetProblem, additive_genomes, first_genomes, write_front};
+use lathe_compress::{BlockScores, SubnetProblem, additive_genomes, first_genomes, write_front, write_json};
 use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
 use lathe_search::{
@@ -12,12 +12,16 @@ use crate::arguments::{Method, Search};
 use crate::context;
 use crate::progress::Steps;
 
+/// Beside a study: the choices among which was searched.
+pub const SPACE: &str = "space.json";
+
 pub fn run(arguments: &Search) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
     let table = LatencyTable::load(&arguments.table)?;
     let folder = context::folder_of(&arguments.study);
-    let prepared = context::prepare(&cache, &arguments.model, folder, &mut steps)?;
+    let mut prepared = context::prepare(&cache, &arguments.model, folder, &mut steps)?;
+    prepared.choose_among(&arguments.precision, &arguments.heads_per_group)?;
     anyhow::ensure!(
         table.model.dimensions == *prepared.model(),
         "{}: the table is of model `{}`, which has other dimensions than `{}`",
@@ -55,6 +59,7 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     };
     let header = StudyHeader::of(&problem, &*searcher, arguments.seed);
     let mut study = Study::open_or_create(&arguments.study, &header, arguments.resume)?;
+    write_json(&arguments.study.with_extension(SPACE), prepared.choices())?;
     let budget = arguments.evaluations;
     steps.show("searching", 0, budget);
     let evaluations = lathe_search::run(
