@@ -72,7 +72,13 @@ fn evaluate(c: &mut Criterion) {
     let importance = Importance::Fluctuation;
     let supernet = ImportanceOrder::of(&model, &weights, &calibration, importance)
         .and_then(|order| {
-            Supernet::ordered(&model, &weights, &calibration, &order, Recovery::LeastSquares)
+            Supernet::ordered(
+                &model,
+                &weights,
+                &calibration,
+                &order,
+                Recovery::LeastSquares,
+            )
         })
         .expect("it was made for this");
     let evaluator = Evaluator::new(&supernet, &windows).expect("the tokens are of the vocabulary");

@@ -8,9 +8,7 @@ use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig, Precision, SubnetConfi
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_profiler::AgentCommand;
 use lathe_supernet::checkpoint::Checkpoint;
-use lathe_supernet::{
-    Calibration, Importance, ImportanceOrder, Recovery, Supernet, TokenWindows,
-};
+use lathe_supernet::{Calibration, Importance, ImportanceOrder, Recovery, Supernet, TokenWindows};
 
 /// A file of `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {

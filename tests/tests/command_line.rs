@@ -171,6 +171,105 @@ fn profile_predict_search_export_and_report() {
 }
 
 #[test]
+fn precisions_are_searched_questions_answered_and_baselines_compared() {
+    let desk = Desk::new();
+    let (model, text, table) = (desk.model(), desk.text("text.txt"), desk.text("table.yaml"));
+    desk.succeeds(&short_profile(&model, &table, "f32,int8"));
+    let study = desk.text("study.db");
+    let common = [
+        "--model",
+        &model,
+        "--text",
+        &text,
+        "--calibration-tokens",
+        "512",
+    ];
+    let search = [
+        "search",
+        "--table",
+        &table,
+        "--study",
+        &study,
+        "--evaluations",
+        "20",
+        "--tokens",
+        "256",
+        "--precision",
+        "f32,int8",
+        "--json",
+    ];
+    let front = desk.succeeds(&[&search, &common[..]].concat());
+    let front: serde_json::Value = serde_json::from_str(&front).unwrap();
+    // Two genes a layer, and one for both ends.
+    let genes = front[0]["genome"].as_array().unwrap().len();
+    assert!(genes % 2 == 1, "{genes}");
+    let front = fs::read_to_string(desk.path("front.yaml")).unwrap();
+    assert!(front.contains("int8"), "{front}");
+    let page = desk.text("report.html");
+    desk.succeeds(&[
+        "report", "--study", &study, "--model", &model, "--out", &page,
+    ]);
+
+    let question = r#"{"context": "quick brown", "choices": ["fox", "model"], "answer": 1}"#;
+    fs::write(
+        desk.path("questions.jsonl"),
+        format!("{question}\n{question}\n"),
+    )
+    .unwrap();
+    let file = desk.text("questions.jsonl");
+    let evaluate = ["evaluate", "--task", &file, "--json"];
+    let answers = desk.succeeds(&[&evaluate, &common[..]].concat());
+    let answers: serde_json::Value = serde_json::from_str(&answers).unwrap();
+    assert_eq!(answers["all"]["questions"], 2);
+    fs::write(desk.path("questions.jsonl"), "{\"context\": 3}\n").unwrap();
+    let message = desk.fails(&[&evaluate, &common[..]].concat());
+    assert!(
+        message.contains("questions.jsonl") && message.contains("line 1"),
+        "{message}"
+    );
+
+    let out = desk.text("compare");
+    let compare = [
+        "compare",
+        "--table",
+        &table,
+        "--objective",
+        "tpot",
+        "--levels",
+        "0.9",
+        "--evaluations",
+        "12",
+        "--tokens",
+        "256",
+        "--block-tokens",
+        "128",
+        "--test-tokens",
+        "256",
+        "--questions",
+        "0",
+        "--no-measure",
+        "--out",
+        &out,
+        "--json",
+    ];
+    let compare = [&compare, &common[..]].concat();
+    let compared = desk.succeeds(&compare);
+    let value: serde_json::Value = serde_json::from_str(&compared).unwrap();
+    let contenders = value["contenders"].as_array().unwrap();
+    // The search, and six methods as published and refitted.
+    assert_eq!(contenders.len(), 1 + 2 * 6);
+    let latency = |c: &serde_json::Value| c["latency_us"].as_f64().unwrap();
+    let is_ours = |c: &&serde_json::Value| c["baseline"].is_null();
+    let ours = contenders.iter().find(is_ours).unwrap();
+    let others = || contenders.iter().filter(|c| !is_ours(c));
+    assert!(others().all(|other| latency(other) >= latency(ours)));
+    let figure = fs::read_to_string(desk.path("compare/comparison-tpot.svg")).unwrap();
+    assert!(figure.starts_with("<svg") && figure.contains("ShortGPT"));
+    // What is there is not made again.
+    assert_eq!(desk.succeeds(&compare), compared);
+}
+
+#[test]
 fn quickstart_does_the_whole_job_and_does_not_repeat_it() {
     let desk = Desk::new();
     let (model, text, out) = (desk.model(), desk.text("text.txt"), desk.text("run"));
@@ -240,7 +339,7 @@ fn damaged_files_are_named_with_their_field() {
     for (damaged, word) in [
         (text[..text.len() / 2].to_owned(), "bad.yaml"),
         (text.replacen("median_us: ", "median_us: -", 1), "median_us"),
-        (text.replacen("version: 3", "version: 7", 1), "version"),
+        (text.replacen("version: 4", "version: 7", 1), "version"),
     ] {
         let table = write("bad.yaml", &damaged);
         let message = desk.fails(&["predict", "--table", &table]);

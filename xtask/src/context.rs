@@ -6,9 +6,14 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail};
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_profiler::{AgentCommand, DeviceSpec, find_agent};
+use lathe_supernet::Recovery;
 
 use crate::arguments::{DeviceArguments, ModelArguments};
 use crate::progress::Steps;
+
+/// Calibration tokens for each channel of the widest block below which a refit may do more harm
+/// than good.
+const TOKENS_PER_CHANNEL: usize = 4;
 
 /// A device in `devices/`, or the YAML at a path.
 pub fn device(name: &str) -> anyhow::Result<DeviceSpec> {
@@ -97,7 +102,7 @@ pub fn prepare(
     let spec = ModelSpec::find(&arguments.model)?;
     let text = lathe_compress::load_text(cache, arguments.text.as_deref())?;
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    lathe_compress::Prepared::new(
+    let prepared = lathe_compress::Prepared::new(
         &spec,
         cache,
         text,
@@ -108,7 +113,17 @@ pub fn prepare(
         },
         folder,
         &mut |label, done, total| steps.show(label, done, total),
-    )
+    )?;
+    let channels = prepared.model().intermediate_size;
+    let tokens = arguments.calibration_tokens;
+    if arguments.recovery == Recovery::LeastSquares && tokens < TOKENS_PER_CHANNEL * channels {
+        steps.finish();
+        eprintln!(
+            "warning: {tokens} calibration tokens are few for a refit of {channels} channels: give at least {} with --calibration-tokens, or take --recovery bias",
+            TOKENS_PER_CHANNEL * channels
+        );
+    }
+    Ok(prepared)
 }
 
 /// The folder of a model's calibration, where no run has one of its own.

@@ -21,7 +21,9 @@ use lathe_supernet::{
 use serde::{Deserialize, Serialize};
 
 use crate::artefact::{cached, write_json};
-use crate::baseline::{Baseline, Flap, Greedy, Limit, by_influence, dropped, uniform_shapes, without};
+use crate::baseline::{
+    Baseline, Flap, Greedy, Limit, by_influence, dropped, uniform_shapes, without,
+};
 use crate::{
     BlockScores, LatencyObjective, MmluForm, Prepared, Progress, SubnetProblem, additive_genomes,
     first_genomes, mmlu,
@@ -211,11 +213,7 @@ impl Comparison<'_> {
         SubnetConfig::full(self.prepared.model()).named(&self.prepared.name)
     }
 
-    fn limit<'a>(
-        &'a self,
-        objective: LatencyObjective,
-        level: f64,
-    ) -> anyhow::Result<Limit<'a>> {
+    fn limit<'a>(&'a self, objective: LatencyObjective, level: f64) -> anyhow::Result<Limit<'a>> {
         let mut limit = Limit {
             table: self.table,
             workload: &self.workload,
@@ -259,9 +257,15 @@ impl Comparison<'_> {
         let mut study = Study::open_or_create(&path, &header, true)?;
         let label = format!("searching for {}", objective.name());
         progress(&label, 0, self.evaluations);
-        let evaluations = run(&mut problem, &mut searcher, &mut study, self.evaluations, |p| {
-            progress(&label, p.index + 1, self.evaluations);
-        })?;
+        let evaluations = run(
+            &mut problem,
+            &mut searcher,
+            &mut study,
+            self.evaluations,
+            |p| {
+                progress(&label, p.index + 1, self.evaluations);
+            },
+        )?;
         let front = pareto_front(&evaluations);
         let mut contenders = Vec::new();
         for &level in &self.levels {
@@ -288,7 +292,9 @@ impl Comparison<'_> {
         progress: Progress<'_>,
     ) -> anyhow::Result<Vec<Contender>> {
         let windows = self.prepared.windows(Split::Search, self.search_tokens)?;
-        let calibration_text = self.prepared.windows(Split::Calibration, self.block_tokens)?;
+        let calibration_text = self
+            .prepared
+            .windows(Split::Calibration, self.block_tokens)?;
         let mut contenders = Vec::new();
         let mut removal = None;
         for recovery in [baseline.recovery(), Recovery::LeastSquares] {
@@ -345,7 +351,11 @@ impl Comparison<'_> {
                 let checkpoint = Checkpoint::load(self.prepared.checkpoint())?;
                 let (model, weights) = (&checkpoint.config, &checkpoint.weights);
                 let calibration = self.prepared.calibration();
-                Removal::Threshold(Flap(standardized_fluctuations(model, weights, calibration)?))
+                Removal::Threshold(Flap(standardized_fluctuations(
+                    model,
+                    weights,
+                    calibration,
+                )?))
             }
             Baseline::Sleb => {
                 let lowest = self.levels.iter().copied().fold(1.0, f64::min);
@@ -484,10 +494,9 @@ impl Comparison<'_> {
                 progress("measuring the winners", done, levels);
                 let winners = Self::winners(compared, objective, level);
                 let path = format!("measured-{}-{level}.json", objective.name());
-                let measured: Vec<NetworkLatency> =
-                    cached(&self.folder.join(path), key, || {
-                        self.measure_level(agent, compared, &winners)
-                    })?;
+                let measured: Vec<NetworkLatency> = cached(&self.folder.join(path), key, || {
+                    self.measure_level(agent, compared, &winners)
+                })?;
                 for (winner, latency) in winners.into_iter().zip(measured.into_iter().skip(1)) {
                     compared.contenders[winner].measured = Some(latency);
                 }
@@ -505,11 +514,12 @@ impl Comparison<'_> {
         winners: &[usize],
     ) -> anyhow::Result<Vec<NetworkLatency>> {
         let folder = tempfile::tempdir_in(self.folder)?;
-        let export = |name: String, supernet: &Supernet, subnet: &SubnetConfig| -> anyhow::Result<PathBuf> {
-            let path = folder.path().join(name);
-            export_onnx(&path, &supernet.cut(subnet)?, None, LogitRows::Last)?;
-            Ok(path.join(MODEL_FILE))
-        };
+        let export =
+            |name: String, supernet: &Supernet, subnet: &SubnetConfig| -> anyhow::Result<PathBuf> {
+                let path = folder.path().join(name);
+                export_onnx(&path, &supernet.cut(subnet)?, None, LogitRows::Last)?;
+                Ok(path.join(MODEL_FILE))
+            };
         let supernet = &self.prepared.supernet;
         let mut models = vec![export("full".to_owned(), supernet, &self.full())?];
         for &winner in winners {
@@ -579,6 +589,12 @@ fn best(
 fn slug(name: &str) -> String {
     let letters = name.chars().filter(|c| *c != ',');
     letters
-        .map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() })
+        .map(|c| {
+            if c == ' ' {
+                '-'
+            } else {
+                c.to_ascii_lowercase()
+            }
+        })
         .collect()
 }

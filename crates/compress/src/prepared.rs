@@ -126,9 +126,7 @@ impl Prepared {
         let mut choices = self.choices.clone();
         if !precision.is_empty() {
             choices.precision = precision.to_vec();
-            choices
-                .precision
-                .sort_by_key(|precision| precision.bits());
+            choices.precision.sort_by_key(|precision| precision.bits());
         }
         if !heads_per_group.is_empty() {
             choices.heads_per_group = heads_per_group.to_vec();

@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::artefact::{cached, write_json, write_yaml};
 use crate::{
-    BlockScores, LatencyObjective, Preparation, Prepared, Progress, StudyReport, SubnetProblem, UniformPruning,
-    Validation, ValidationPlan, additive_genomes, first_genomes, load_text, uniform_prunings,
-    write_front,
+    BlockScores, LatencyObjective, Preparation, Prepared, Progress, StudyReport, SubnetProblem,
+    UniformPruning, Validation, ValidationPlan, additive_genomes, first_genomes, load_text,
+    uniform_prunings, write_front,
 };
 
 /// Seconds that a profile may take over those for its blocks.

@@ -97,6 +97,9 @@ mod tests {
         assert_eq!((read.len(), read[1].delimiter.as_str()), (2, " "));
         std::fs::write(file.path(), format!("{good}\n{{\"context\": \"\"}}\n")).unwrap();
         let message = format!("{:#}", questions(file.path()).unwrap_err());
-        assert!(message.contains("line 2") && message.contains("choices"), "{message}");
+        assert!(
+            message.contains("line 2") && message.contains("choices"),
+            "{message}"
+        );
     }
 }

@@ -264,7 +264,10 @@ mod tests {
         let fit = |error: f64| {
             let points = (1..=10).map(|i| {
                 let sum = 100.0 * f64::from(i);
-                point(sum, sum * if i % 2 == 0 { 1.0 + error } else { 1.0 - error })
+                point(
+                    sum,
+                    sum * if i % 2 == 0 { 1.0 + error } else { 1.0 - error },
+                )
             });
             Calibration::fit(Precision::F32, PhaseKind::Decode, points.collect()).unwrap()
         };

@@ -147,8 +147,8 @@ impl QuestionSet {
         on_progress: impl FnMut(usize, usize),
     ) -> Result<ChoiceQuality, SupernetError> {
         let choices = self.questions.iter().flat_map(|question| &question.choices);
-        let mut scores = log_likelihoods(subnet, &choices.collect::<Vec<_>>(), on_progress)?
-            .into_iter();
+        let mut scores =
+            log_likelihoods(subnet, &choices.collect::<Vec<_>>(), on_progress)?.into_iter();
         let of = |question: &Encoded| scores.by_ref().take(question.choices.len()).collect();
         let log_likelihoods: Vec<Vec<f64>> = self.questions.iter().map(of).collect();
         let answers = self.questions.iter().zip(&log_likelihoods);
@@ -222,7 +222,8 @@ fn encode(
         context_tokens.extend(tokenizer.bos_token_id().or(tokenizer.eos_token_id()));
     }
     let choice = |choice: &String| {
-        let mut tokens = tokenizer.encode(&format!("{context}{blanks}{}{choice}", question.delimiter))?;
+        let mut tokens =
+            tokenizer.encode(&format!("{context}{blanks}{}{choice}", question.delimiter))?;
         if context.is_empty() {
             tokens.splice(0..0, context_tokens.clone());
         }
@@ -239,7 +240,11 @@ fn encode(
         })
     };
     Ok(Encoded {
-        choices: question.choices.iter().map(choice).collect::<Result<_, _>>()?,
+        choices: question
+            .choices
+            .iter()
+            .map(choice)
+            .collect::<Result<_, _>>()?,
         answer: question.answer,
         topic: question.topic.clone(),
     })

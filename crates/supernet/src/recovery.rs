@@ -303,7 +303,10 @@ mod tests {
                 error(&x, &matrix, &channels, &fitted),
             );
             // The ridge stands in the one and not in the other.
-            assert!(measured <= 1.01 * known && known < 1.15 * measured, "{known} {measured}");
+            assert!(
+                measured <= 1.01 * known && known < 1.15 * measured,
+                "{known} {measured}"
+            );
         }
         assert_eq!(recovery.error(CHANNELS), Some(0.0));
     }

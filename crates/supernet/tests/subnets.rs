@@ -22,9 +22,7 @@ fn windows(seed: u64) -> TokenWindows {
 
 fn random_windows(seed: u64, count: usize) -> TokenWindows {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let tokens: Vec<u32> = (0..33 * count)
-        .map(|_| rng.random_range(0..320))
-        .collect();
+    let tokens: Vec<u32> = (0..33 * count).map(|_| rng.random_range(0..320)).collect();
     TokenWindows::from_tokens(&tokens, 32)
 }
 

@@ -3,7 +3,9 @@ use std::time::Instant;
 use lathe_arch::SubnetConfig;
 use lathe_compress::Prepared;
 use lathe_fetch::Cache;
-use lathe_supernet::{ChoiceQuality, Evaluator, Quality, Question, QuestionSet, Split, Subnet, perplexity};
+use lathe_supernet::{
+    ChoiceQuality, Evaluator, Quality, Question, QuestionSet, Split, Subnet, perplexity,
+};
 use serde_json::json;
 
 use super::print_json;

@@ -1,4 +1,6 @@
-use lathe_compress::{BlockScores, SubnetProblem, additive_genomes, first_genomes, write_front, write_json};
+use lathe_compress::{
+    BlockScores, SubnetProblem, additive_genomes, first_genomes, write_front, write_json,
+};
 use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
 use lathe_search::{

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::LatencyObjective;
 pub(crate) use flap::Flap;
 pub(crate) use layers::{Greedy, by_influence, dropped, without};
-pub use uniform::{UniformPruning, uniform_prunings};
 pub(crate) use uniform::uniform_shapes;
+pub use uniform::{UniformPruning, uniform_prunings};
 
 /// A structural pruning method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -167,7 +167,10 @@ fn numbers<'a, const BYTES: usize>(
     dtype: Dtype,
 ) -> Result<&'a [[u8; BYTES]], String> {
     if view.dtype() != dtype {
-        return Err(format!("numbers are {:?}, expected {dtype:?}", view.dtype()));
+        return Err(format!(
+            "numbers are {:?}, expected {dtype:?}",
+            view.dtype()
+        ));
     }
     Ok(view.data().as_chunks().0)
 }

@@ -206,9 +206,8 @@ fn head_ranks(
     let group_width = model.heads_per_group() * model.head_dim;
     let o_proj = &weights.o_proj;
     match importance {
-        Importance::Reconstruction => {
-            [group_width, model.head_dim].map(|unit| reconstruction::order(o_proj, statistics, unit))
-        }
+        Importance::Reconstruction => [group_width, model.head_dim]
+            .map(|unit| reconstruction::order(o_proj, statistics, unit)),
         Importance::Random => [model.num_key_value_heads, model.num_attention_heads]
             .map(|units| shuffled(units, 2 * layer as u64)),
         _ => {
