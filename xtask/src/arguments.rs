@@ -73,7 +73,7 @@ pub struct ModelArguments {
     /// Text to work on instead of the fetched one: paragraphs, or JSON lines with a field "0"
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
-    /// Tokens of the calibration
+    /// Tokens of the calibration; with less text, what there is
     #[arg(long, default_value_t = 32768, value_name = "N")]
     pub calibration_tokens: usize,
     /// How units are ordered: reconstruction, fluctuation, activation, wanda, magnitude or random

@@ -115,11 +115,11 @@ pub fn prepare(
         &mut |label, done, total| steps.show(label, done, total),
     )?;
     let channels = prepared.model().intermediate_size;
-    let tokens = arguments.calibration_tokens;
+    let tokens = prepared.calibration().tokens;
     if arguments.recovery == Recovery::LeastSquares && tokens < TOKENS_PER_CHANNEL * channels {
         steps.finish();
         eprintln!(
-            "warning: {tokens} calibration tokens are few for a refit of {channels} channels: give at least {} with --calibration-tokens, or take --recovery bias",
+            "warning: {tokens} calibration tokens are few for a refit of {channels} channels: give at least {} with --calibration-tokens and enough --text, or take --recovery bias",
             TOKENS_PER_CHANNEL * channels
         );
     }

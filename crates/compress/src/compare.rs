@@ -558,7 +558,9 @@ impl Removal {
         match self {
             Removal::Uniform => uniform_shapes(std::slice::from_ref(full), limit),
             Removal::Shapes(order, depths) => {
-                let bases = depths.iter().map(|depth| without(full, &order[..*depth]));
+                let bases = depths
+                    .iter()
+                    .filter_map(|depth| Some(without(full, order.get(..*depth)?)));
                 uniform_shapes(&bases.collect::<Vec<_>>(), limit)
             }
             Removal::Layers(order) => vec![dropped(full, order, limit)],

@@ -41,7 +41,7 @@ pub struct Prepared {
 /// How a model is made ready.
 #[derive(Debug, Clone, Copy)]
 pub struct Preparation {
-    /// Tokens of the calibration.
+    /// Tokens of the calibration, at most.
     pub calibration_tokens: usize,
     /// How units are ordered.
     pub importance: Importance,
@@ -79,7 +79,8 @@ impl Prepared {
         let window_tokens = WINDOW_TOKENS.min(context);
         let tokens = preparation.calibration_tokens;
         let windows = tokens.div_ceil(window_tokens).max(1);
-        let windows = text.windows(
+        // With less text than that, all of its part has to do.
+        let windows = text.windows_up_to(
             Split::Calibration,
             &checkpoint.tokenizer,
             windows,

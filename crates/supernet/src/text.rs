@@ -77,6 +77,30 @@ impl TextSplits {
         windows: usize,
         window_len: usize,
     ) -> Result<TokenWindows, SupernetError> {
+        let found = self.windows_up_to(split, tokenizer, windows, window_len)?;
+        let count = found.tokens.len() / (window_len + 1);
+        if count < windows {
+            return Err(SupernetError::TooLittleText {
+                split: split.name(),
+                found: count,
+                window: window_len,
+                wanted: windows,
+            });
+        }
+        Ok(found)
+    }
+
+    /// The same, or as many windows as there are: at least one.
+    ///
+    /// # Errors
+    /// When the part does not fill a single window.
+    pub fn windows_up_to(
+        &self,
+        split: Split,
+        tokenizer: &Tokenizer,
+        windows: usize,
+        window_len: usize,
+    ) -> Result<TokenWindows, SupernetError> {
         let wanted = windows * (window_len + 1);
         let mut tokens = Vec::with_capacity(wanted);
         for passage in self.passages(split) {
@@ -86,7 +110,7 @@ impl TextSplits {
             tokens.extend(tokenizer.encode(&format!("{passage}\n\n"))?);
         }
         let found = tokens.len() / (window_len + 1);
-        if found < windows {
+        if found == 0 {
             return Err(SupernetError::TooLittleText {
                 split: split.name(),
                 found,
@@ -94,7 +118,7 @@ impl TextSplits {
                 wanted: windows,
             });
         }
-        tokens.truncate(wanted);
+        tokens.truncate(found.min(windows) * (window_len + 1));
         Ok(TokenWindows { tokens, window_len })
     }
 }
