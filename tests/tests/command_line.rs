@@ -203,8 +203,8 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
     // Two genes a layer, and one for both ends.
     let genes = front[0]["genome"].as_array().unwrap().len();
     assert!(genes % 2 == 1, "{genes}");
-    let front = fs::read_to_string(desk.path("front.yaml")).unwrap();
-    assert!(front.contains("int8"), "{front}");
+    let space = fs::read_to_string(desk.path("study.space.json")).unwrap();
+    assert!(space.contains("int8"), "{space}");
     let page = desk.text("report.html");
     desk.succeeds(&[
         "report", "--study", &study, "--model", &model, "--out", &page,
