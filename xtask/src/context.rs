@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use lathe_fetch::{Cache, ModelSpec};
+use lathe_latency::LatencyTable;
 use lathe_profiler::{AgentCommand, DeviceSpec, find_agent};
 use lathe_supernet::Recovery;
 
@@ -115,7 +116,7 @@ pub fn prepare(
         &mut |label, done, total| steps.show(label, done, total),
     )?;
     let channels = prepared.model().intermediate_size;
-    let tokens = prepared.calibration().tokens;
+    let tokens = prepared.calibration_tokens();
     if arguments.recovery == Recovery::LeastSquares && tokens < TOKENS_PER_CHANNEL * channels {
         steps.finish();
         eprintln!(
@@ -124,6 +125,19 @@ pub fn prepare(
         );
     }
     Ok(prepared)
+}
+
+/// A table of the model's dimensions.
+pub fn table_for(path: &Path, prepared: &lathe_compress::Prepared) -> anyhow::Result<LatencyTable> {
+    let table = LatencyTable::load(path)?;
+    anyhow::ensure!(
+        table.model.dimensions == *prepared.model(),
+        "{}: the table is of model `{}`, which has other dimensions than `{}`",
+        path.display(),
+        table.model.name,
+        prepared.name
+    );
+    Ok(table)
 }
 
 /// The folder of a model's calibration, where no run has one of its own.

@@ -10,9 +10,7 @@ use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
 use lathe_onnx::{LogitRows, MODEL_FILE};
 use lathe_profiler::{AgentCommand, NetworkLatency, measure_networks};
-use lathe_search::{
-    Evaluation, NsgaII, NsgaOptions, Problem, Study, StudyHeader, pareto_front, run,
-};
+use lathe_search::{Evaluation, pareto_front};
 use lathe_supernet::checkpoint::Checkpoint;
 use lathe_supernet::{
     Accuracy, Evaluator, Question, QuestionSet, Recovery, Split, Supernet, TokenWindows,
@@ -24,9 +22,10 @@ use crate::artefact::{cached, write_json};
 use crate::baseline::{
     Baseline, Flap, Greedy, Limit, by_influence, dropped, uniform_shapes, without,
 };
+use crate::search::SeededSearch;
 use crate::{
     BlockScores, LatencyObjective, MmluForm, Prepared, Progress, SubnetProblem, additive_genomes,
-    first_genomes, mmlu,
+    mmlu,
 };
 
 /// Population of the search.
@@ -77,7 +76,7 @@ pub struct Contender {
     pub level: f64,
     /// The method; `None` for the search.
     pub baseline: Option<Baseline>,
-    /// Whether what was published is replaced by the least-squares refit. Always so in the search.
+    /// Whether the least-squares refit stands for what was removed.
     pub is_refitted: bool,
     /// The network.
     pub subnet: SubnetConfig,
@@ -152,8 +151,8 @@ impl Comparison<'_> {
     /// When a step fails; finished steps are kept and not repeated.
     pub fn run(&self, progress: Progress<'_>) -> anyhow::Result<Compared> {
         std::fs::create_dir_all(self.folder).with_context(|| self.folder.display().to_string())?;
-        let key = self.key();
         let test = self.prepared.windows(Split::Test, self.test_tokens)?;
+        let key = self.key(&test);
         progress("scoring the full model", 0, 1);
         let full = self.full();
         let supernet = &self.prepared.supernet;
@@ -192,10 +191,13 @@ impl Comparison<'_> {
         Ok(compared)
     }
 
-    fn key(&self) -> String {
+    /// What finished steps rest on: with anything else they are made anew.
+    fn key(&self, test: &TokenWindows) -> String {
         format!(
-            "{} {} {:?} {:?} {} {} {} {} {} {} {:?}",
+            "{} {:016x} {:?} {} {:?} {:?} {} {} {} {} {} {} {:?}",
             self.prepared.name,
+            self.prepared.supernet.digest(),
+            test.first(16),
             self.workload,
             self.objectives,
             self.levels,
@@ -246,26 +248,15 @@ impl Comparison<'_> {
         let path = self.folder.join("blocks.db");
         let scores = BlockScores::measure(&scored, &blocks, &path, progress)?;
         let mut problem = SubnetProblem::new(&evaluator, space, table, workload, objective)?;
-        let options = NsgaOptions {
-            population: POPULATION,
-            first: first_genomes(space, &additive_genomes(&problem, &scores)?),
-            ..NsgaOptions::default()
-        };
-        let mut searcher = NsgaII::new(problem.space(), options, self.seed)?;
-        let header = StudyHeader::of(&problem, &searcher, self.seed);
-        let path = self.folder.join(format!("search-{}.db", objective.name()));
-        let mut study = Study::open_or_create(&path, &header, true)?;
         let label = format!("searching for {}", objective.name());
-        progress(&label, 0, self.evaluations);
-        let evaluations = run(
-            &mut problem,
-            &mut searcher,
-            &mut study,
-            self.evaluations,
-            |p| {
-                progress(&label, p.index + 1, self.evaluations);
-            },
-        )?;
+        let search = SeededSearch {
+            study: &self.folder.join(format!("search-{}.db", objective.name())),
+            population: POPULATION,
+            evaluations: self.evaluations,
+            seed: self.seed,
+        };
+        let recommended = additive_genomes(&problem, &scores)?;
+        let evaluations = search.run(&mut problem, &recommended, &label, progress)?;
         let front = pareto_front(&evaluations);
         let mut contenders = Vec::new();
         for &level in &self.levels {
@@ -278,7 +269,8 @@ impl Comparison<'_> {
             })?;
             let subnet = space.decode(&best.genome)?;
             let score = perplexity(&supernet.cut(&subnet)?, test)?.negative_log_likelihood;
-            contenders.push(self.contender(&limit, level, (None, true), subnet, [base, score])?);
+            let method = (None, self.prepared.recovery() == Recovery::LeastSquares);
+            contenders.push(self.contender(&limit, level, method, subnet, [base, score])?);
         }
         Ok(contenders)
     }
@@ -342,19 +334,19 @@ impl Comparison<'_> {
         text: &TokenWindows,
         progress: Progress<'_>,
     ) -> anyhow::Result<Removal> {
-        let order = || by_influence(self.prepared.calibration());
+        let order = || anyhow::Ok(by_influence(&self.prepared.calibration()?));
         Ok(match baseline {
             Baseline::UniformMagnitude | Baseline::UniformWanda => Removal::Uniform,
-            Baseline::Minitron => Removal::Shapes(order(), MINITRON_DEPTHS.to_vec()),
-            Baseline::ShortGpt => Removal::Layers(order()),
+            Baseline::Minitron => Removal::Shapes(order()?),
+            Baseline::ShortGpt => Removal::Layers(order()?),
             Baseline::Flap => {
                 let checkpoint = Checkpoint::load(self.prepared.checkpoint())?;
                 let (model, weights) = (&checkpoint.config, &checkpoint.weights);
-                let calibration = self.prepared.calibration();
+                let calibration = self.prepared.calibration()?;
                 Removal::Threshold(Flap(standardized_fluctuations(
                     model,
                     weights,
-                    calibration,
+                    &calibration,
                 )?))
             }
             Baseline::Sleb => {
@@ -365,16 +357,12 @@ impl Comparison<'_> {
                     evaluator: &evaluator,
                     full: &full,
                 };
-                let mut removed = Vec::new();
-                for &objective in &self.objectives {
-                    let limit = self.limit(objective, lowest)?;
-                    let order = greedy.order(&limit, |layers| {
-                        progress("SLEB, layer by layer", layers, full.layers.len());
-                    })?;
-                    if order.len() > removed.len() {
-                        removed = order;
-                    }
-                }
+                let limits = self.objectives.iter().map(|o| self.limit(*o, lowest));
+                let limits: Vec<Limit<'_>> = limits.collect::<anyhow::Result<_>>()?;
+                let removed = greedy.order(
+                    |subnet| limits.iter().any(|limit| limit.is_met(subnet)),
+                    |layers| progress("SLEB, layer by layer", layers, full.layers.len()),
+                )?;
                 Removal::Layers(removed)
             }
         })
@@ -545,8 +533,8 @@ impl Comparison<'_> {
 enum Removal {
     /// The same width in every layer.
     Uniform,
-    /// The same, after as many layers as listed were removed in this order.
-    Shapes(Vec<usize>, Vec<usize>),
+    /// The same, also after some layers were removed in this order.
+    Shapes(Vec<usize>),
     /// Whole layers in this order.
     Layers(Vec<usize>),
     /// A threshold for all layers.
@@ -557,8 +545,8 @@ impl Removal {
     fn candidates(&self, full: &SubnetConfig, limit: &Limit<'_>) -> Vec<SubnetConfig> {
         match self {
             Removal::Uniform => uniform_shapes(std::slice::from_ref(full), limit),
-            Removal::Shapes(order, depths) => {
-                let bases = depths
+            Removal::Shapes(order) => {
+                let bases = MINITRON_DEPTHS
                     .iter()
                     .filter_map(|depth| Some(without(full, order.get(..*depth)?)));
                 uniform_shapes(&bases.collect::<Vec<_>>(), limit)

@@ -28,7 +28,8 @@ pub fn write_comparison_figures(
         let methods = std::iter::once((0, None, true)).chain(baselines);
         let curves = methods.map(|(color, baseline, is_refitted)| {
             let of = compared.contenders.iter().filter(|c| {
-                (c.objective, c.baseline, c.is_refitted) == (objective, baseline, is_refitted)
+                let is_drawn_so = baseline.is_none() || c.is_refitted == is_refitted;
+                (c.objective, c.baseline) == (objective, baseline) && is_drawn_so
             });
             let all: Vec<&Contender> = of.collect();
             let point = |c: &&Contender| (c.latency_us, c.log_perplexity_increase);

@@ -16,6 +16,7 @@ pub fn first_genomes(space: &SearchSpace, recommended: &[Genome]) -> Vec<Genome>
     let widths = space.mlp().len();
     let uniform = (widths / 2..widths - 1)
         .rev()
+        .skip(precisions - 1)
         .step_by(precisions)
         .map(|width| uniform(space, &full, width));
     let all = in_all_precisions

@@ -14,6 +14,7 @@ mod prepared;
 mod problem;
 mod quickstart;
 mod report;
+mod search;
 mod task;
 mod validation;
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use lathe_arch::{ModelConfig, Precision, SearchSpace, SpaceSpec};
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_supernet::checkpoint::{Checkpoint, Tokenizer};
@@ -14,6 +15,9 @@ use crate::artefact::write_json;
 
 /// Tokens of a window: each token is scored with up to this many before it.
 pub const WINDOW_TOKENS: usize = 512;
+
+/// The calibration's file in a model's folder.
+const CALIBRATION: &str = "calibration.safetensors";
 
 /// Seed of the split of the text into calibration, search and test.
 const SPLIT_SEED: u64 = 1;
@@ -34,7 +38,9 @@ pub struct Prepared {
     choices: SpaceSpec,
     text: TextSplits,
     checkpoint: PathBuf,
-    calibration: Calibration,
+    recovery: Recovery,
+    calibration_tokens: usize,
+    origin: String,
     folder: PathBuf,
 }
 
@@ -109,7 +115,9 @@ impl Prepared {
             tokenizer: checkpoint.tokenizer,
             text,
             checkpoint: checkpoint.path,
-            calibration,
+            recovery: preparation.recovery,
+            calibration_tokens: calibration.tokens,
+            origin,
             folder: folder.to_owned(),
         })
     }
@@ -147,19 +155,19 @@ impl Prepared {
         recovery: Recovery,
     ) -> anyhow::Result<Supernet> {
         let checkpoint = Checkpoint::load(&self.checkpoint)?;
-        let origin = self.origin()?;
+        let calibration = self.calibration()?;
         let order = order(
             &checkpoint,
-            &self.calibration,
+            &calibration,
             importance,
-            &origin,
+            &self.origin,
             &self.folder,
         )?;
         let (model, weights) = (&checkpoint.config, &checkpoint.weights);
         Ok(Supernet::ordered(
             model,
             weights,
-            &self.calibration,
+            &calibration,
             &order,
             recovery,
         )?)
@@ -175,14 +183,29 @@ impl Prepared {
         &self.checkpoint
     }
 
-    /// What its units do on the calibration text.
-    pub fn calibration(&self) -> &Calibration {
-        &self.calibration
+    /// What stands for units that are cut away.
+    pub fn recovery(&self) -> Recovery {
+        self.recovery
     }
 
-    fn origin(&self) -> anyhow::Result<String> {
-        let windows = self.windows(Split::Calibration, self.calibration.tokens)?;
-        Ok(origin(&self.checkpoint, &windows))
+    /// Tokens of the calibration: those asked for, or what text there was.
+    pub fn calibration_tokens(&self) -> usize {
+        self.calibration_tokens
+    }
+
+    /// What its units do on the calibration text, read again from the disk: it is half as large as
+    /// the model.
+    ///
+    /// # Errors
+    /// When the file is gone or was made anew of something else.
+    pub fn calibration(&self) -> anyhow::Result<Calibration> {
+        let path = self.folder.join(CALIBRATION);
+        Calibration::load(&path, &self.origin)?.with_context(|| {
+            format!(
+                "{}: another run has replaced this calibration",
+                path.display()
+            )
+        })
     }
 
     /// Its dimensions.
@@ -239,7 +262,7 @@ fn calibrate(
     folder: &Path,
     progress: Progress<'_>,
 ) -> anyhow::Result<Calibration> {
-    let path = folder.join("calibration.safetensors");
+    let path = folder.join(CALIBRATION);
     // A file that cannot be used is made anew.
     if let Ok(Some(stored)) = Calibration::load(&path, origin) {
         return Ok(stored);
@@ -264,10 +287,15 @@ fn order(
     let path = folder.join(format!("order-{}.json", importance.name()));
     let stored = std::fs::read(&path).ok();
     let stored: Option<StoredOrder> = stored.and_then(|text| serde_json::from_slice(&text).ok());
-    if let Some(stored) = stored.filter(|s| s.origin == origin && s.importance == importance) {
+    let (model, weights) = (&checkpoint.config, &checkpoint.weights);
+    let is_usable = |stored: &StoredOrder| {
+        stored.origin == origin
+            && stored.importance == importance
+            && stored.order.check(model).is_ok()
+    };
+    if let Some(stored) = stored.filter(is_usable) {
         return Ok(stored.order);
     }
-    let (model, weights) = (&checkpoint.config, &checkpoint.weights);
     let stored = StoredOrder {
         origin: origin.to_owned(),
         importance,

@@ -12,17 +12,16 @@ use lathe_profiler::{
     AgentCommand, DeviceSpec, NetworkLatency, ProfilePlan, ProfileRequest, measure_networks,
     profile,
 };
-use lathe_search::{
-    Evaluation, Genome, NsgaII, NsgaOptions, Problem, Study, StudyHeader, pareto_front, run,
-};
+use lathe_search::{Evaluation, Genome, Problem, Study, pareto_front};
 use lathe_supernet::{Evaluator, Importance, Recovery, Split};
 use serde::{Deserialize, Serialize};
 
 use crate::artefact::{cached, write_json, write_yaml};
+use crate::search::SeededSearch;
 use crate::{
     BlockScores, LatencyObjective, Preparation, Prepared, Progress, StudyReport, SubnetProblem,
-    UniformPruning, Validation, ValidationPlan, additive_genomes, first_genomes, load_text,
-    uniform_prunings, write_front,
+    UniformPruning, Validation, ValidationPlan, additive_genomes, load_text, uniform_prunings,
+    write_front,
 };
 
 /// Seconds that a profile may take over those for its blocks.
@@ -213,7 +212,13 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
         job.tpot_ratio
     );
     let recommended = block_step(job, &prepared, &problem, progress)?;
-    let evaluations = search_step(job, &mut problem, &recommended, progress)?;
+    let search = SeededSearch {
+        study: &study_path(job),
+        population: job.effort.population,
+        evaluations: job.effort.evaluations,
+        seed: SEED,
+    };
+    let evaluations = search.run(&mut problem, &recommended, "searching", progress)?;
     let front = pareto_front(&evaluations);
     write_front(job.folder, &problem, &front)?;
     let final_step = FinalStep {
@@ -325,32 +330,6 @@ fn block_step(
     let study = job.folder.join("blocks.db");
     let scores = BlockScores::measure(problem, &evaluator, &study, progress)?;
     additive_genomes(problem, &scores)
-}
-
-fn search_step(
-    job: &Quickstart<'_>,
-    problem: &mut SubnetProblem<'_>,
-    recommended: &[Genome],
-    progress: Progress<'_>,
-) -> anyhow::Result<Vec<Evaluation>> {
-    let options = NsgaOptions {
-        population: job.effort.population,
-        first: first_genomes(problem.search_space(), recommended),
-        ..NsgaOptions::default()
-    };
-    let mut searcher = NsgaII::new(problem.space(), options, SEED)?;
-    let header = StudyHeader::of(problem, &searcher, SEED);
-    let mut study = Study::open_or_create(&study_path(job), &header, true)?;
-    let budget = job.effort.evaluations;
-    progress("searching", 0, budget);
-    let on_evaluation = |p: lathe_search::Progress<'_>| progress("searching", p.index + 1, budget);
-    Ok(run(
-        problem,
-        &mut searcher,
-        &mut study,
-        budget,
-        on_evaluation,
-    )?)
 }
 
 /// The front's best sub-network that is predicted to be fast enough.

@@ -59,9 +59,19 @@ fn mmlu_question(question: &MmluQuestion, form: MmluForm) -> Question {
 /// when absent).
 ///
 /// # Errors
-/// When the file cannot be read or a line is not a question; the line is named.
+/// When the file cannot be read or a line is not a question with a right choice; the line is named.
 pub fn questions(path: &Path) -> anyhow::Result<Vec<Question>> {
-    Ok(lathe_fetch::read_lines(path, Some::<Question>)?)
+    let questions = lathe_fetch::read_lines(path, Some::<Question>)?;
+    for (index, question) in questions.iter().enumerate() {
+        let (answer, choices) = (question.answer, question.choices.len());
+        anyhow::ensure!(
+            answer < choices,
+            "{}: line {}: answer: {answer} is none of the {choices} choices, which count from 0",
+            path.display(),
+            index + 1
+        );
+    }
+    Ok(questions)
 }
 
 #[cfg(test)]
@@ -99,6 +109,13 @@ mod tests {
         let message = format!("{:#}", questions(file.path()).unwrap_err());
         assert!(
             message.contains("line 2") && message.contains("choices"),
+            "{message}"
+        );
+        let none = r#"{"context": "", "choices": ["a"], "answer": 1}"#;
+        std::fs::write(file.path(), format!("{good}\n{none}\n")).unwrap();
+        let message = format!("{:#}", questions(file.path()).unwrap_err());
+        assert!(
+            message.contains("line 2") && message.contains("answer"),
             "{message}"
         );
     }

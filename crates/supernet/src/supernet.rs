@@ -67,7 +67,7 @@ pub(crate) type RefitKey = (usize, [usize; 2]);
 impl Supernet {
     /// The checkpoint's weights in their own order. Only the full model can be cut from it.
     pub fn unordered(model: &ModelConfig, weights: &ModelWeights) -> Self {
-        Self::build(model, weights, ImportanceOrder::identity(model), None)
+        Self::build(model, weights, ImportanceOrder::identity(model))
     }
 
     /// The checkpoint's weights in an order of importance. What stands for removed units follows
@@ -85,7 +85,7 @@ impl Supernet {
     ) -> Result<Self, SupernetError> {
         calibration.check(model)?;
         order.check(model)?;
-        let mut supernet = Self::build(model, weights, order.clone(), None);
+        let mut supernet = Self::build(model, weights, order.clone());
         let layers = calibration.layers.par_iter().zip(&order.layers);
         let layers = layers
             .zip(&supernet.layers)
@@ -102,12 +102,7 @@ impl Supernet {
         Ok(supernet)
     }
 
-    fn build(
-        model: &ModelConfig,
-        weights: &ModelWeights,
-        order: ImportanceOrder,
-        recovery: Option<Vec<LayerRecovery>>,
-    ) -> Self {
+    fn build(model: &ModelConfig, weights: &ModelWeights, order: ImportanceOrder) -> Self {
         let layers = weights
             .layers
             .par_iter()
@@ -125,7 +120,7 @@ impl Supernet {
             final_norm: weights.norm.to_vec(),
             layers,
             order,
-            recovery,
+            recovery: None,
             refitted: Mutex::default(),
         }
     }

@@ -330,6 +330,16 @@ fn a_calibration_is_read_back_and_a_stale_one_is_not() {
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     assert!(Calibration::load(&path, "this text").is_err());
+    let huge_header = [&u64::MAX.to_le_bytes(), &bytes[8..]].concat();
+    std::fs::write(&path, huge_header).unwrap();
+    assert!(Calibration::load(&path, "this text").is_err());
+    let tail = bytes.len() - 8;
+    let not_a_number = [&bytes[..tail], &f64::NAN.to_le_bytes()].concat();
+    std::fs::write(&path, not_a_number).unwrap();
+    let message = Calibration::load(&path, "this text")
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("not finite"), "{message}");
 }
 
 #[test]

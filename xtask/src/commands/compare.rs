@@ -17,15 +17,10 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
     }
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
-    let table = LatencyTable::load(&arguments.table)?;
+    // A damaged table is told before the long preparation.
+    LatencyTable::load(&arguments.table)?;
     let prepared = context::prepare(&cache, &arguments.model, &arguments.out, &mut steps)?;
-    anyhow::ensure!(
-        table.model.dimensions == *prepared.model(),
-        "{}: the table is of model `{}`, which has other dimensions than `{}`",
-        arguments.table.display(),
-        table.model.name,
-        prepared.name
-    );
+    let table = context::table_for(&arguments.table, &prepared)?;
     let agent = match arguments.no_measure {
         true => None,
         false => Some(context::agent(&cache, &arguments.device)?),

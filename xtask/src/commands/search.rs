@@ -20,17 +20,12 @@ pub const SPACE: &str = "space.json";
 pub fn run(arguments: &Search) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
-    let table = LatencyTable::load(&arguments.table)?;
+    // A damaged table is told before the long preparation.
+    LatencyTable::load(&arguments.table)?;
     let folder = context::folder_of(&arguments.study);
     let mut prepared = context::prepare(&cache, &arguments.model, folder, &mut steps)?;
     prepared.choose_among(&arguments.precision, &arguments.heads_per_group)?;
-    anyhow::ensure!(
-        table.model.dimensions == *prepared.model(),
-        "{}: the table is of model `{}`, which has other dimensions than `{}`",
-        arguments.table.display(),
-        table.model.name,
-        prepared.name
-    );
+    let table = context::table_for(&arguments.table, &prepared)?;
     let windows = prepared.windows(Split::Search, arguments.tokens)?;
     steps.show("running the full model on the search text", 0, 1);
     let evaluator = Evaluator::new(&prepared.supernet, &windows)?;

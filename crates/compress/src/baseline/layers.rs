@@ -38,19 +38,19 @@ pub(crate) struct Greedy<'a> {
 }
 
 impl Greedy<'_> {
-    /// Removes the layer whose removal leaves the lowest perplexity until what is left no longer
-    /// meets the limit. `on_progress` is told the layers removed so far.
+    /// Removes the layer whose removal leaves the lowest perplexity for as long as `goes_on` with
+    /// what is left. `on_progress` is told the layers removed so far.
     ///
     /// # Errors
     /// When a sub-network cannot be cut.
     pub fn order(
         &self,
-        limit: &Limit<'_>,
+        goes_on: impl Fn(&SubnetConfig) -> bool,
         mut on_progress: impl FnMut(usize),
     ) -> anyhow::Result<Vec<usize>> {
         let mut removed: Vec<usize> = Vec::new();
         let layers = self.full.layers.len();
-        while removed.len() < layers && limit.is_met(&without(self.full, &removed)) {
+        while removed.len() < layers && goes_on(&without(self.full, &removed)) {
             let mut best: Option<(f64, usize)> = None;
             for layer in (0..layers).filter(|layer| !removed.contains(layer)) {
                 let more = [&removed[..], &[layer]].concat();

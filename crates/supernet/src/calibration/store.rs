@@ -153,13 +153,24 @@ fn influence_name(layer: usize) -> String {
 }
 
 fn f32s(view: &TensorView<'_>) -> Result<Vec<f32>, String> {
-    let values = numbers(view, Dtype::F32)?;
-    Ok(values.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    let values = numbers(view, Dtype::F32)?.iter();
+    let values: Vec<f32> = values.map(|b| f32::from_le_bytes(*b)).collect();
+    finite(values.iter().all(|v| v.is_finite()))?;
+    Ok(values)
 }
 
 fn f64s(view: &TensorView<'_>) -> Result<Vec<f64>, String> {
-    let values = numbers(view, Dtype::F64)?;
-    Ok(values.iter().map(|b| f64::from_le_bytes(*b)).collect())
+    let values = numbers(view, Dtype::F64)?.iter();
+    let values: Vec<f64> = values.map(|b| f64::from_le_bytes(*b)).collect();
+    finite(values.iter().all(|v| v.is_finite()))?;
+    Ok(values)
+}
+
+fn finite(are_finite: bool) -> Result<(), String> {
+    if are_finite {
+        return Ok(());
+    }
+    Err("a number is not finite".to_owned())
 }
 
 fn numbers<'a, const BYTES: usize>(

@@ -158,7 +158,10 @@ impl ImportanceOrder {
     }
 
     /// Checks that every unit of the model stands in its order once.
-    pub(crate) fn check(&self, model: &ModelConfig) -> Result<(), SupernetError> {
+    ///
+    /// # Errors
+    /// [`SupernetError::Order`] says which units do not.
+    pub fn check(&self, model: &ModelConfig) -> Result<(), SupernetError> {
         let wrong = |what, found, expected| {
             Err(SupernetError::Order {
                 what,
