@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lathe_arch::{Precision, Workload};
+use lathe_arch::{Granularity, Precision, Workload};
 use lathe_compress::{LatencyObjective, MmluForm};
 use lathe_supernet::{Importance, Recovery};
 
@@ -338,6 +338,9 @@ pub struct Search {
     /// Query heads that may be kept in each KV group [default: the model's, all]
     #[arg(long, value_delimiter = ',', value_name = "N,N")]
     pub heads_per_group: Vec<usize>,
+    /// What is chosen at once: layer (each layer by itself) or uniform (all alike) [default: the model's, layer]
+    #[arg(long, value_name = "WHAT")]
+    pub granularity: Option<Granularity>,
     /// Which latency is minimised: tpot, ttft or total
     #[arg(long, default_value = "tpot", value_name = "WHICH")]
     pub latency: LatencyObjective,
@@ -372,6 +375,9 @@ pub struct Compare {
         value_name = "WHICH"
     )]
     pub objective: Vec<LatencyObjective>,
+    /// Precisions that a second search chooses among; f32 for structure alone [default: the table's]
+    #[arg(long, value_delimiter = ',', value_name = "P,P")]
+    pub precision: Vec<Precision>,
     /// Shares of the full model's latency
     #[arg(
         long,

@@ -30,6 +30,6 @@ pub use block::{BlockShape, HeadConfig, LogitRows, Precision, QUANTIZATION_BLOCK
 pub use count::FullShapes;
 pub use error::ArchError;
 pub use model::{Family, ModelConfig, RopeScaling};
-pub use space::{SearchSpace, SpaceSpec};
+pub use space::{Granularity, SearchSpace, SpaceSpec};
 pub use subnet::{AttentionConfig, LayerConfig, MlpConfig, SUBNET_VERSION, SubnetConfig};
 pub use workload::{Phase, Workload};

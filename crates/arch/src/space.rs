@@ -1,9 +1,35 @@
+use std::ops::Range;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     ArchError, AttentionConfig, BlockShape, HeadConfig, LayerConfig, MlpConfig, ModelConfig,
 };
 use crate::{Precision, SUBNET_VERSION, SubnetConfig};
+
+/// What a pair of genes decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Granularity {
+    /// The blocks of one layer.
+    #[default]
+    Layer,
+    /// The blocks of all layers, which are alike.
+    Uniform,
+}
+
+impl FromStr for Granularity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "layer" => Ok(Self::Layer),
+            "uniform" => Ok(Self::Uniform),
+            other => Err(format!("`{other}`: expected layer or uniform")),
+        }
+    }
+}
 
 /// A search space as written in a model's YAML: the same choices for every layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +46,13 @@ pub struct SpaceSpec {
     /// where absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub precision: Vec<Precision>,
+    /// Whether each layer is chosen by itself.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub granularity: Granularity,
+}
+
+fn is_default(granularity: &Granularity) -> bool {
+    *granularity == Granularity::default()
 }
 
 impl SpaceSpec {
@@ -31,6 +64,7 @@ impl SpaceSpec {
             kv_heads: (0..=model.num_key_value_heads).collect(),
             heads_per_group: Vec::new(),
             precision: Vec::new(),
+            granularity: Granularity::Layer,
             intermediate_size: widths
                 .take_while(|width| *width < model.intermediate_size)
                 .chain([model.intermediate_size])
@@ -42,8 +76,9 @@ impl SpaceSpec {
 /// The choices for every block, each list from the smallest to the full block; of one size, from
 /// the fewest bits to the most.
 ///
-/// A genome holds two indices a layer, attention and then MLP. Where there is more than one
-/// precision, a last index is that of the embedding and the LM head.
+/// A genome holds two indices a layer, attention and then MLP, or two for all layers where these
+/// are alike. Where there is more than one precision, a last index is that of the embedding and
+/// the LM head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchSpace {
     model_name: String,
@@ -51,6 +86,7 @@ pub struct SearchSpace {
     mlp: Vec<Option<MlpConfig>>,
     precisions: Vec<Precision>,
     layers: usize,
+    granularity: Granularity,
 }
 
 impl SearchSpace {
@@ -105,6 +141,7 @@ impl SearchSpace {
             mlp: mlp.collect(),
             layers: model.num_hidden_layers,
             precisions,
+            granularity: spec.granularity,
         })
     }
 
@@ -112,7 +149,24 @@ impl SearchSpace {
     pub fn cardinalities(&self) -> Vec<usize> {
         let layer = [self.attention.len(), self.mlp.len()];
         let head = self.has_head_gene().then_some(self.precisions.len());
-        layer.repeat(self.layers).into_iter().chain(head).collect()
+        let pairs = layer.repeat(self.gene_pairs());
+        pairs.into_iter().chain(head).collect()
+    }
+
+    /// Pairs of genes, attention and MLP: one a layer, or one for all.
+    pub fn gene_pairs(&self) -> usize {
+        match self.granularity {
+            Granularity::Layer => self.layers,
+            Granularity::Uniform => 1,
+        }
+    }
+
+    /// The layers that the pair of genes `pair` decides.
+    pub fn layers_of(&self, pair: usize) -> Range<usize> {
+        match self.granularity {
+            Granularity::Layer => pair..pair + 1,
+            Granularity::Uniform => 0..self.layers,
+        }
     }
 
     /// Precisions of blocks and ends, from the fewest bits to the most.
@@ -154,26 +208,27 @@ impl SearchSpace {
             field: "genome",
             reason,
         };
-        let expected = 2 * self.layers + usize::from(self.has_head_gene());
+        let expected = 2 * self.gene_pairs() + usize::from(self.has_head_gene());
         if genome.len() != expected {
             return Err(wrong(format!(
                 "{} genes, expected {expected}",
                 genome.len()
             )));
         }
-        let layer = |(index, genes): (usize, &[usize])| {
+        let layers = |(pair, genes): (usize, &[usize])| {
             let choice = |gene: usize, choices: usize| {
-                let reason = || format!("layer {index}: choice {gene} of {choices}");
+                let reason = || format!("layer {pair}: choice {gene} of {choices}");
                 (gene < choices)
                     .then_some(gene)
                     .ok_or_else(|| wrong(reason()))
             };
-            Ok(LayerConfig {
+            let layer = LayerConfig {
                 attention: self.attention[choice(genes[0], self.attention.len())?],
                 mlp: self.mlp[choice(genes[1], self.mlp.len())?],
-            })
+            };
+            Ok(vec![layer; self.layers_of(pair).len()])
         };
-        let (blocks, head) = genome.split_at(2 * self.layers);
+        let (blocks, head) = genome.split_at(2 * self.gene_pairs());
         let head = head.first().copied().unwrap_or(0);
         let head_precision = self.precisions.get(head);
         Ok(SubnetConfig {
@@ -184,8 +239,9 @@ impl SearchSpace {
             layers: blocks
                 .chunks_exact(2)
                 .enumerate()
-                .map(layer)
-                .collect::<Result<_, ArchError>>()?,
+                .map(layers)
+                .collect::<Result<Vec<_>, ArchError>>()?
+                .concat(),
         })
     }
 
@@ -216,10 +272,17 @@ impl SearchSpace {
             };
             let attention = self.attention.iter().position(|a| *a == blocks.attention);
             let mlp = self.mlp.iter().position(|m| *m == blocks.mlp);
-            genome.push(
-                attention.ok_or_else(|| missing(blocks.attention.map(BlockShape::Attention)))?,
-            );
-            genome.push(mlp.ok_or_else(|| missing(blocks.mlp.map(BlockShape::Mlp)))?);
+            let attention =
+                attention.ok_or_else(|| missing(blocks.attention.map(BlockShape::Attention)))?;
+            let mlp = mlp.ok_or_else(|| missing(blocks.mlp.map(BlockShape::Mlp)))?;
+            if layer < self.gene_pairs() {
+                genome.extend([attention, mlp]);
+            } else if genome[..2] != [attention, mlp] {
+                return Err(ArchError::NotInSpace {
+                    layer,
+                    block: "a layer unlike the first".to_owned(),
+                });
+            }
         }
         genome.extend(self.has_head_gene().then_some(head));
         Ok(genome)
@@ -332,6 +395,28 @@ mod tests {
                 .to_string();
             assert!(message.contains(field), "{message}");
         }
+    }
+
+    #[test]
+    fn uniform_layers_share_their_genes() {
+        let model = ModelConfig::smollm2_135m();
+        let spec = SpaceSpec {
+            granularity: Granularity::Uniform,
+            ..SpaceSpec::standard(&model)
+        };
+        let space = SearchSpace::new(&model, "m", &spec).unwrap();
+        assert_eq!(space.cardinalities(), [4, 9]);
+        let mut subnet = space.decode(&[2, 5]).unwrap();
+        assert_eq!(subnet.layers, vec![subnet.layers[0].clone(); 30]);
+        assert_eq!(subnet.layers[29].attention.unwrap().kv_heads, 2);
+        assert_eq!(space.encode(&subnet).unwrap(), [2, 5]);
+        subnet.layers[7].mlp = None;
+        let message = space.encode(&subnet).unwrap_err().to_string();
+        assert!(message.contains('7'), "{message}");
+        assert_eq!(
+            space.decode(&space.full_genome()).unwrap(),
+            SubnetConfig::full(&model).named("m")
+        );
     }
 
     #[test]

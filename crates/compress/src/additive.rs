@@ -16,9 +16,9 @@ use lathe_supernet::{Evaluator, SupernetError};
 use crate::{Progress, SubnetProblem};
 
 /// Latencies over the full model's for which a sub-network is recommended.
-const LEVELS: std::ops::RangeInclusive<usize> = 50..=96;
+const LEVELS: std::ops::RangeInclusive<usize> = 30..=95;
 /// Steps between them, in percent.
-const LEVEL_STEP: usize = 3;
+const LEVEL_STEP: usize = 5;
 
 /// KL divergence from the full model when one gene differs from it.
 pub struct BlockScores {
@@ -198,19 +198,24 @@ fn genes(problem: &SubnetProblem<'_>) -> Vec<Gene> {
         }
     };
     let mut genes = Vec::new();
-    for layer in 0..space.layers() {
+    // Errors of layers that one gene decides add up.
+    let sum = |pair: usize, error: &dyn Fn(usize) -> Option<f64>| -> Option<f64> {
+        space.layers_of(pair).map(error).sum()
+    };
+    for pair in 0..space.gene_pairs() {
         let attention = space.attention().iter().map(|choice| {
             // Errors are known of whole groups only.
             let kv_heads = choice.map_or(Some(0), |attention| {
                 let is_whole = attention.heads_per_group() == problem.model().heads_per_group();
                 is_whole.then_some(attention.kv_heads)
             });
-            supernet.attention_error(layer, kv_heads?)
+            let kv_heads = kv_heads?;
+            sum(pair, &|layer| supernet.attention_error(layer, kv_heads))
         });
         genes.push(gene(space.attention()[0].is_none(), attention.collect()));
         let mlp = space.mlp().iter().map(|choice| {
             let width = choice.map_or(0, |mlp| mlp.intermediate_size);
-            supernet.mlp_error(layer, width)
+            sum(pair, &|layer| supernet.mlp_error(layer, width))
         });
         genes.push(gene(space.mlp()[0].is_none(), mlp.collect()));
     }

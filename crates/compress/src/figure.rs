@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use lathe_report::{Curve, comparison_figure};
 
 use crate::artefact::write;
-use crate::{Baseline, Compared, Contender, LatencyObjective};
+use crate::{Baseline, Compared, Contender, LatencyObjective, Method};
 
 /// Increases of log-perplexity above this leave the figures: a perplexity times 7.
 const MOST: f64 = 2.0;
@@ -21,15 +21,19 @@ pub fn write_comparison_figures(
 ) -> anyhow::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for &objective in objectives {
-        let baselines = Baseline::ALL.iter().enumerate();
-        let baselines = baselines.flat_map(|(index, baseline)| {
-            [false, true].map(|is_refitted| (index + 1, Some(*baseline), is_refitted))
+        let baselines = Baseline::ALL
+            .iter()
+            .map(|baseline| Method::Baseline(*baseline));
+        let methods = [Method::StructureAndPrecision, Method::Structure];
+        let methods = methods.into_iter().chain(baselines).enumerate();
+        let methods = methods.flat_map(|(color, method)| {
+            let as_published = (!method.is_search()).then_some((color, method, false));
+            as_published.into_iter().chain([(color, method, true)])
         });
-        let methods = std::iter::once((0, None, true)).chain(baselines);
-        let curves = methods.map(|(color, baseline, is_refitted)| {
+        let curves = methods.map(|(color, method, is_refitted)| {
             let of = compared.contenders.iter().filter(|c| {
-                let is_drawn_so = baseline.is_none() || c.is_refitted == is_refitted;
-                (c.objective, c.baseline) == (objective, baseline) && is_drawn_so
+                let is_drawn_so = method.is_search() || c.is_refitted == is_refitted;
+                (c.objective, c.method) == (objective, method) && is_drawn_so
             });
             let all: Vec<&Contender> = of.collect();
             let point = |c: &&Contender| (c.latency_us, c.log_perplexity_increase);
@@ -37,7 +41,7 @@ pub fn write_comparison_figures(
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
             Curve {
                 name: all.first().map(|c| c.name()).unwrap_or_default(),
-                is_dashed: baseline.is_some() && is_refitted,
+                is_dashed: !method.is_search() && is_refitted,
                 color,
                 points,
             }

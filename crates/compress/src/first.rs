@@ -34,7 +34,11 @@ pub fn first_genomes(space: &SearchSpace, recommended: &[Genome]) -> Vec<Genome>
 /// The full attention with the same MLP choice in every layer.
 fn uniform(space: &SearchSpace, full: &[usize], mlp: usize) -> Genome {
     let mut genome = full.to_vec();
-    for gene in genome[..2 * space.layers()].iter_mut().skip(1).step_by(2) {
+    for gene in genome[..2 * space.gene_pairs()]
+        .iter_mut()
+        .skip(1)
+        .step_by(2)
+    {
         *gene = mlp;
     }
     genome

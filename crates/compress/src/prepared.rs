@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use lathe_arch::{ModelConfig, Precision, SearchSpace, SpaceSpec};
+use lathe_arch::{ModelConfig, SearchSpace, SpaceSpec};
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_supernet::checkpoint::{Checkpoint, Tokenizer};
 use lathe_supernet::{
@@ -122,24 +122,11 @@ impl Prepared {
         })
     }
 
-    /// Lets the search choose among other precisions and numbers of query heads in a group; where
-    /// none are given, the model's own choices stay.
+    /// Lets the search choose among other things than the model's own choices.
     ///
     /// # Errors
     /// When a choice is not one of the model's.
-    pub fn choose_among(
-        &mut self,
-        precision: &[Precision],
-        heads_per_group: &[usize],
-    ) -> anyhow::Result<()> {
-        let mut choices = self.choices.clone();
-        if !precision.is_empty() {
-            choices.precision = precision.to_vec();
-            choices.precision.sort_by_key(|precision| precision.bits());
-        }
-        if !heads_per_group.is_empty() {
-            choices.heads_per_group = heads_per_group.to_vec();
-        }
+    pub fn choose_among(&mut self, choices: SpaceSpec) -> anyhow::Result<()> {
         self.space = SearchSpace::new(self.model(), &self.name, &choices)?;
         self.choices = choices;
         Ok(())

@@ -8,7 +8,8 @@ use crate::{LatencyError, LatencyTable};
 pub struct SpacePrices {
     /// Both ends and the offset, for each precision.
     ends: Vec<[f64; 2]>,
-    layers: usize,
+    gene_pairs: usize,
+    /// Of all layers that a gene decides.
     attention: Vec<[f64; 2]>,
     mlp: Vec<[f64; 2]>,
 }
@@ -23,6 +24,7 @@ impl SpacePrices {
         space: &SearchSpace,
         workload: &Workload,
     ) -> Result<Self, LatencyError> {
+        let layers = space.layers_of(0).len() as f64;
         let price = |block: Option<BlockShape>| -> Result<[f64; 2], LatencyError> {
             match block {
                 Some(block) => {
@@ -42,16 +44,17 @@ impl SpacePrices {
             let ends = price(Some(BlockShape::EmbeddingAndHead(head)))?;
             Ok([offset[0] + ends[0], offset[1] + ends[1]])
         });
+        let alike = |block| price(block).map(|price| price.map(|us| layers * us));
         let attention = space.attention().iter();
         let mlp = space.mlp().iter();
         Ok(Self {
             ends: ends.collect::<Result<_, LatencyError>>()?,
-            layers: space.layers(),
+            gene_pairs: space.gene_pairs(),
             attention: attention
-                .map(|choice| price(choice.map(BlockShape::Attention)))
+                .map(|choice| alike(choice.map(BlockShape::Attention)))
                 .collect::<Result<_, _>>()?,
             mlp: mlp
-                .map(|choice| price(choice.map(BlockShape::Mlp)))
+                .map(|choice| alike(choice.map(BlockShape::Mlp)))
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -62,7 +65,7 @@ impl SpacePrices {
     /// When the genome is not one of the space.
     #[inline]
     pub fn ttft_and_tpot_us(&self, genome: &[usize]) -> [f64; 2] {
-        let (blocks, head) = genome.split_at(2 * self.layers);
+        let (blocks, head) = genome.split_at(2 * self.gene_pairs);
         let mut sum = self.ends[head.first().copied().unwrap_or(0)];
         for genes in blocks.chunks_exact(2) {
             let (attention, mlp) = (self.attention[genes[0]], self.mlp[genes[1]]);

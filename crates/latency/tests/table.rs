@@ -1,8 +1,8 @@
 //! What a program that loads tables relies on.
 
 use lathe_arch::{
-    AttentionConfig, BlockShape, HeadConfig, MlpConfig, ModelConfig, Phase, SearchSpace, SpaceSpec,
-    SubnetConfig, Workload,
+    AttentionConfig, BlockShape, Granularity, HeadConfig, MlpConfig, ModelConfig, Phase,
+    SearchSpace, SpaceSpec, SubnetConfig, Workload,
 };
 use lathe_latency::{
     DeviceFingerprint, Entry, LatencyError, LatencyStatistics, LatencyTable, ModelDescription,
@@ -247,6 +247,13 @@ proptest! {
         let prices = SpacePrices::new(&table, &space, &workload).unwrap();
         let [ttft_us, tpot_us] = prices.ttft_and_tpot_us(&genome);
         let prediction = table.predict(&space.decode(&genome).unwrap(), &workload).unwrap();
+        prop_assert!((ttft_us - prediction.ttft_us).abs() < 1e-6);
+        prop_assert!((tpot_us - prediction.tpot_us).abs() < 1e-6);
+        let uniform = SpaceSpec { granularity: Granularity::Uniform, ..SpaceSpec::standard(model) };
+        let space = SearchSpace::new(model, "m", &uniform).unwrap();
+        let prices = SpacePrices::new(&table, &space, &workload).unwrap();
+        let [ttft_us, tpot_us] = prices.ttft_and_tpot_us(&genome[..2]);
+        let prediction = table.predict(&space.decode(&genome[..2]).unwrap(), &workload).unwrap();
         prop_assert!((ttft_us - prediction.ttft_us).abs() < 1e-6);
         prop_assert!((tpot_us - prediction.tpot_us).abs() < 1e-6);
     }

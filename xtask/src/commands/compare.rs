@@ -1,3 +1,4 @@
+use lathe_arch::Precision;
 use lathe_compress::{Compared, Comparison, Contender, LatencyObjective};
 use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
@@ -33,6 +34,7 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
         workload: arguments.workload,
         objectives: arguments.objective.clone(),
         levels: arguments.levels.clone(),
+        precisions: precisions(&arguments.precision, &table),
         evaluations: arguments.evaluations,
         search_tokens: arguments.tokens,
         block_tokens: arguments.block_tokens,
@@ -57,6 +59,19 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The precisions asked for, the fewest bits first; the table's where none are.
+fn precisions(asked: &[Precision], table: &LatencyTable) -> Vec<Precision> {
+    let is_wanted = |precision: &Precision| match asked {
+        [] => table
+            .entries
+            .iter()
+            .any(|entry| entry.block.precision() == *precision),
+        asked => asked.contains(precision),
+    };
+    let fewest_bits_first = Precision::ALL.into_iter().rev();
+    fewest_bits_first.filter(is_wanted).collect()
+}
+
 fn print(compared: &Compared, objectives: &[LatencyObjective], levels: &[f64]) {
     let [ttft_us, tpot_us] = compared.predicted_us;
     println!(
@@ -79,16 +94,22 @@ fn print(compared: &Compared, objectives: &[LatencyObjective], levels: &[f64]) {
                 print_contender(contender);
             }
             let ours = compared.at(objective, level);
-            let ours = ours.iter().find(|c| c.baseline.is_none());
-            for (label, is_refitted) in [("as published", false), ("with the refit", true)] {
-                let best = compared.best_baseline(objective, level, is_refitted);
-                if let (Some(ours), Some(best)) = (ours, best) {
-                    println!(
-                        "loss over the best baseline's {label}: {:.2}",
-                        ours.log_perplexity_increase / best.log_perplexity_increase
-                    );
-                }
+            for ours in ours.iter().filter(|c| c.method.is_search()) {
+                print_ratios(compared, ours);
             }
+        }
+    }
+}
+
+/// How much less a search loses than the best baseline of its level.
+fn print_ratios(compared: &Compared, ours: &Contender) {
+    for (label, is_refitted) in [("as published", false), ("with the refit", true)] {
+        if let Some(best) = compared.best_baseline(ours.objective, ours.level, is_refitted) {
+            println!(
+                "{}: {:.2} of the loss of the best baseline {label}",
+                ours.name(),
+                ours.log_perplexity_increase / best.log_perplexity_increase
+            );
         }
     }
 }

@@ -1,3 +1,4 @@
+use lathe_arch::SpaceSpec;
 use lathe_compress::{
     BlockScores, SubnetProblem, additive_genomes, first_genomes, write_front, write_json,
 };
@@ -17,6 +18,22 @@ use crate::progress::Steps;
 /// Beside a study: the choices among which was searched.
 pub const SPACE: &str = "space.json";
 
+/// The model's own choices but for those that were given.
+fn choices(arguments: &Search, own: &SpaceSpec) -> SpaceSpec {
+    let mut choices = own.clone();
+    if !arguments.precision.is_empty() {
+        choices.precision = arguments.precision.clone();
+        choices.precision.sort_by_key(|precision| precision.bits());
+    }
+    if !arguments.heads_per_group.is_empty() {
+        choices.heads_per_group = arguments.heads_per_group.clone();
+    }
+    if let Some(granularity) = arguments.granularity {
+        choices.granularity = granularity;
+    }
+    choices
+}
+
 pub fn run(arguments: &Search) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
@@ -24,7 +41,7 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     LatencyTable::load(&arguments.table)?;
     let folder = context::folder_of(&arguments.study);
     let mut prepared = context::prepare(&cache, &arguments.model, folder, &mut steps)?;
-    prepared.choose_among(&arguments.precision, &arguments.heads_per_group)?;
+    prepared.choose_among(choices(arguments, prepared.choices()))?;
     let table = context::table_for(&arguments.table, &prepared)?;
     let windows = prepared.windows(Split::Search, arguments.tokens)?;
     steps.show("running the full model on the search text", 0, 1);

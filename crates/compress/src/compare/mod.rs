@@ -1,0 +1,291 @@
+//! The search against structural pruning, at equal predicted latency and on the same text.
+
+mod pruning;
+mod search;
+mod winners;
+
+use std::path::Path;
+
+use anyhow::Context;
+use lathe_arch::{Precision, SubnetConfig, Workload};
+use lathe_fetch::Cache;
+use lathe_latency::LatencyTable;
+use lathe_profiler::{AgentCommand, NetworkLatency};
+use lathe_supernet::{Accuracy, Split, TokenWindows, perplexity};
+use serde::{Deserialize, Serialize};
+
+use crate::artefact::{cached, write_json};
+use crate::baseline::{Baseline, Limit};
+use crate::{LatencyObjective, Prepared, Progress};
+
+/// What to compare, and with what effort.
+pub struct Comparison<'a> {
+    /// The model, its units ordered and recovered as the search is to have them.
+    pub prepared: &'a Prepared,
+    /// Where fetched things lie.
+    pub cache: &'a Cache,
+    /// What the latencies are predicted from.
+    pub table: &'a LatencyTable,
+    /// How to start the agent that measures the winners; `None` to leave them unmeasured.
+    pub agent: Option<&'a AgentCommand>,
+    /// What the latencies are for.
+    pub workload: Workload,
+    /// Which latencies are pruned for.
+    pub objectives: Vec<LatencyObjective>,
+    /// Shares of the full model's predicted latency.
+    pub levels: Vec<f64>,
+    /// Precisions that the second search chooses among; with fewer than two there is none.
+    pub precisions: Vec<Precision>,
+    /// Evaluations of each search.
+    pub evaluations: usize,
+    /// Tokens of each evaluation, and of every choice that a baseline makes.
+    pub search_tokens: usize,
+    /// Tokens of each block score.
+    pub block_tokens: usize,
+    /// Tokens of the reported perplexities.
+    pub test_tokens: usize,
+    /// MMLU questions that the winners answer.
+    pub questions: usize,
+    /// Rounds over the winners.
+    pub network_rounds: usize,
+    /// Seed of the search.
+    pub seed: u64,
+    /// Where everything goes; what is there already is not made again.
+    pub folder: &'a Path,
+}
+
+/// How a network was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// The search over structure alone, every block in f32 as the baselines have it.
+    Structure,
+    /// The search over structure and precision.
+    StructureAndPrecision,
+    /// A structural pruning method.
+    Baseline(Baseline),
+}
+
+/// One network at one level.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Contender {
+    /// Which latency it was pruned for.
+    pub objective: LatencyObjective,
+    /// Share of the full model's predicted latency.
+    pub level: f64,
+    /// The method.
+    pub method: Method,
+    /// Whether the least-squares refit stands for what was removed.
+    pub is_refitted: bool,
+    /// The network.
+    pub subnet: SubnetConfig,
+    /// Predicted time to first token.
+    pub ttft_us: f64,
+    /// Predicted time per output token.
+    pub tpot_us: f64,
+    /// The predicted latency that it was pruned for.
+    pub latency_us: f64,
+    /// Perplexity on text that neither calibration nor search has seen.
+    pub perplexity: f64,
+    /// Its logarithm over the full model's.
+    pub log_perplexity_increase: f64,
+    /// Right answers, of the winners.
+    pub accuracy: Option<Accuracy>,
+    /// Measured latencies, of the winners.
+    pub measured: Option<NetworkLatency>,
+}
+
+/// What came out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// The model.
+    pub model: String,
+    /// The workload.
+    pub workload: Workload,
+    /// Perplexity of the full model.
+    pub perplexity: f64,
+    /// Right answers of the full model.
+    pub accuracy: Option<Accuracy>,
+    /// Predicted time to first token and time per output token of the full model.
+    pub predicted_us: [f64; 2],
+    /// All networks, by objective, level and method.
+    pub contenders: Vec<Contender>,
+}
+
+impl Method {
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Structure => "Lathe, structure",
+            Self::StructureAndPrecision => "Lathe, structure and precision",
+            Self::Baseline(baseline) => baseline.name(),
+        }
+    }
+
+    /// Whether it is one of ours.
+    pub fn is_search(self) -> bool {
+        match self {
+            Self::Structure | Self::StructureAndPrecision => true,
+            Self::Baseline(_) => false,
+        }
+    }
+
+    /// Its name in files.
+    fn slug(self) -> String {
+        let words = self
+            .name()
+            .split([',', ' '])
+            .filter(|word| !word.is_empty());
+        words.collect::<Vec<_>>().join("-").to_lowercase()
+    }
+}
+
+impl Contender {
+    /// What it is called in a table.
+    pub fn name(&self) -> String {
+        match (self.method, self.is_refitted) {
+            (Method::Baseline(baseline), true) => format!("{} + refit", baseline.name()),
+            (method, _) => method.name().to_owned(),
+        }
+    }
+}
+
+impl Compared {
+    /// The contenders of one level.
+    pub fn at(&self, objective: LatencyObjective, level: f64) -> Vec<&Contender> {
+        let of = |c: &&Contender| c.objective == objective && c.level == level;
+        self.contenders.iter().filter(of).collect()
+    }
+
+    /// The best baseline of a level, as published or refitted.
+    pub fn best_baseline(
+        &self,
+        objective: LatencyObjective,
+        level: f64,
+        is_refitted: bool,
+    ) -> Option<&Contender> {
+        let all = self.at(objective, level).into_iter();
+        all.filter(|c| !c.method.is_search() && c.is_refitted == is_refitted)
+            .min_by(|a, b| a.perplexity.total_cmp(&b.perplexity))
+    }
+}
+
+impl Comparison<'_> {
+    /// Runs it, or what is left of it after an interruption.
+    ///
+    /// # Errors
+    /// When a step fails; finished steps are kept and not repeated.
+    pub fn run(&self, progress: Progress<'_>) -> anyhow::Result<Compared> {
+        std::fs::create_dir_all(self.folder).with_context(|| self.folder.display().to_string())?;
+        let test = self.prepared.windows(Split::Test, self.test_tokens)?;
+        let key = self.key(&test);
+        progress("scoring the full model", 0, 1);
+        let full = self.full();
+        let supernet = &self.prepared.supernet;
+        let base = perplexity(&supernet.cut(&full)?, &test)?.negative_log_likelihood;
+        let prediction = self.table.predict(&full, &self.workload)?;
+        let mut contenders = Vec::new();
+        for baseline in Baseline::ALL {
+            let path = format!("{}.json", Method::Baseline(baseline).slug());
+            contenders.extend(cached(&self.folder.join(path), &key, || {
+                self.baseline(baseline, base, &test, progress)
+            })?);
+        }
+        let key = self.search_key(&key);
+        let searches = [Method::Structure, Method::StructureAndPrecision];
+        let searches = &searches[..self.precisions.len().clamp(1, 2)];
+        for &method in searches {
+            for &objective in &self.objectives {
+                let path = format!("{}-{}.json", method.slug(), objective.name());
+                contenders.extend(cached(&self.folder.join(path), &key, || {
+                    self.search(method, objective, base, &test, progress)
+                })?);
+            }
+        }
+        let place = |c: &Contender| self.objectives.iter().position(|o| *o == c.objective);
+        contenders.sort_by(|a, b| {
+            let levels = b.level.total_cmp(&a.level);
+            let scores = a.perplexity.total_cmp(&b.perplexity);
+            place(a).cmp(&place(b)).then(levels).then(scores)
+        });
+        let mut compared = Compared {
+            model: self.prepared.name.clone(),
+            workload: self.workload,
+            perplexity: base.exp(),
+            accuracy: None,
+            predicted_us: [prediction.ttft_us, prediction.tpot_us],
+            contenders,
+        };
+        self.answer(&mut compared, &key, progress)?;
+        self.measure(&mut compared, &key, progress)?;
+        write_json(&self.folder.join("comparison.json"), &compared)?;
+        Ok(compared)
+    }
+
+    /// What a baseline's results rest on: with anything else they are made anew.
+    fn key(&self, test: &TokenWindows) -> String {
+        format!(
+            "{} {:016x} {:?} {} {:?} {:?} {} {} {} {:?}",
+            self.prepared.name,
+            self.prepared.supernet.digest(),
+            test.first(16),
+            self.workload,
+            self.objectives,
+            self.levels,
+            self.search_tokens,
+            self.block_tokens,
+            self.test_tokens,
+            self.table.protocol,
+        )
+    }
+
+    /// What a search's results rest on, and everything after it.
+    fn search_key(&self, key: &str) -> String {
+        format!(
+            "{} {} {:?} {} {key}",
+            self.evaluations, self.seed, self.precisions, self.questions
+        )
+    }
+
+    fn full(&self) -> SubnetConfig {
+        SubnetConfig::full(self.prepared.model()).named(&self.prepared.name)
+    }
+
+    fn limit<'a>(&'a self, objective: LatencyObjective, level: f64) -> anyhow::Result<Limit<'a>> {
+        let mut limit = Limit {
+            table: self.table,
+            workload: &self.workload,
+            objective,
+            least_us: 0.0,
+        };
+        let full_us = limit.latency_us(&self.full());
+        limit.least_us = level * full_us.context("the table does not cover the full model")?;
+        Ok(limit)
+    }
+
+    /// `[base, score]` are the full model's and its own log-perplexity.
+    fn contender(
+        &self,
+        limit: &Limit<'_>,
+        level: f64,
+        (method, is_refitted): (Method, bool),
+        subnet: SubnetConfig,
+        [base, score]: [f64; 2],
+    ) -> anyhow::Result<Contender> {
+        let prediction = self.table.predict(&subnet, &self.workload)?;
+        Ok(Contender {
+            objective: limit.objective,
+            level,
+            method,
+            is_refitted,
+            subnet,
+            ttft_us: prediction.ttft_us,
+            tpot_us: prediction.tpot_us,
+            latency_us: limit.objective.of(&prediction),
+            perplexity: score.exp(),
+            log_perplexity_increase: score - base,
+            accuracy: None,
+            measured: None,
+        })
+    }
+}

@@ -1,0 +1,77 @@
+//! The search's part.
+
+use anyhow::Context;
+use lathe_arch::{Precision, SearchSpace};
+use lathe_search::{Evaluation, pareto_front};
+use lathe_supernet::{Evaluator, Recovery, Split, TokenWindows, perplexity};
+
+use super::{Comparison, Contender, Method};
+use crate::search::SeededSearch;
+use crate::{BlockScores, LatencyObjective, Progress, SubnetProblem, additive_genomes};
+
+/// Population of the search.
+const POPULATION: usize = 24;
+
+impl Comparison<'_> {
+    /// The best of one search at every level of one objective.
+    pub(super) fn search(
+        &self,
+        method: Method,
+        objective: LatencyObjective,
+        base: f64,
+        test: &TokenWindows,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Vec<Contender>> {
+        let supernet = &self.prepared.supernet;
+        let windows = self.prepared.windows(Split::Search, self.block_tokens)?;
+        let blocks = Evaluator::new(supernet, &windows)?;
+        let windows = self.prepared.windows(Split::Search, self.search_tokens)?;
+        let evaluator = Evaluator::new(supernet, &windows)?;
+        let space = &self.space(method)?;
+        let (table, workload) = (self.table, self.workload);
+        // Losses of single blocks have nothing to do with latency: both objectives share them.
+        let tpot = LatencyObjective::Tpot;
+        let scored = SubnetProblem::new(&blocks, space, table, workload, tpot)?;
+        let path = self.folder.join(format!("blocks-{}.db", method.slug()));
+        let scores = BlockScores::measure(&scored, &blocks, &path, progress)?;
+        let mut problem = SubnetProblem::new(&evaluator, space, table, workload, objective)?;
+        let label = format!("searching {} for {}", method.name(), objective.name());
+        let study = format!("search-{}-{}.db", method.slug(), objective.name());
+        let search = SeededSearch {
+            study: &self.folder.join(study),
+            population: POPULATION,
+            evaluations: self.evaluations,
+            seed: self.seed,
+        };
+        let recommended = additive_genomes(&problem, &scores)?;
+        let evaluations = search.run(&mut problem, &recommended, &label, progress)?;
+        let front = pareto_front(&evaluations);
+        let is_refitted = self.prepared.recovery() == Recovery::LeastSquares;
+        let mut contenders = Vec::new();
+        for &level in &self.levels {
+            let limit = self.limit(objective, level)?;
+            let fast = |e: &&Evaluation| e.objectives[0] <= limit.least_us;
+            let best = front.iter().filter(fast);
+            let best = best.min_by(|a, b| a.objectives[1].total_cmp(&b.objectives[1]));
+            let best = best.with_context(|| {
+                format!("the search found nothing at {level} of the full model's latency: give it more --evaluations")
+            })?;
+            let subnet = space.decode(&best.genome)?;
+            let score = perplexity(&supernet.cut(&subnet)?, test)?.negative_log_likelihood;
+            let by = (method, is_refitted);
+            contenders.push(self.contender(&limit, level, by, subnet, [base, score])?);
+        }
+        Ok(contenders)
+    }
+
+    /// What a search chooses among: sizes in f32, or sizes and the table's precisions.
+    fn space(&self, method: Method) -> anyhow::Result<SearchSpace> {
+        let mut choices = self.prepared.choices().clone();
+        choices.precision = match method {
+            Method::StructureAndPrecision => self.precisions.clone(),
+            Method::Structure | Method::Baseline(_) => vec![Precision::F32],
+        };
+        let (model, name) = (self.prepared.model(), &self.prepared.name);
+        Ok(SearchSpace::new(model, name, &choices)?)
+    }
+}

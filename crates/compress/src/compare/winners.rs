@@ -1,0 +1,149 @@
+//! What the winners are asked on top of perplexity: questions, and how fast they are.
+
+use std::path::PathBuf;
+
+use lathe_arch::SubnetConfig;
+use lathe_export::export_onnx;
+use lathe_onnx::{LogitRows, MODEL_FILE};
+use lathe_profiler::{AgentCommand, NetworkLatency, measure_networks};
+use lathe_supernet::{Accuracy, Question, QuestionSet, Recovery, Supernet};
+
+use super::{Compared, Comparison, Contender, Method};
+use crate::artefact::cached;
+use crate::{LatencyObjective, MmluForm, Progress, mmlu};
+
+impl Comparison<'_> {
+    /// The winners of a level: the searches' and the best baseline, as published and refitted.
+    fn winners(compared: &Compared, objective: LatencyObjective, level: f64) -> Vec<usize> {
+        let best = [false, true].map(|refit| compared.best_baseline(objective, level, refit));
+        let is_winner = |c: &Contender| {
+            c.objective == objective
+                && c.level == level
+                && (c.method.is_search() || best.contains(&Some(c)))
+        };
+        let all = compared.contenders.iter().enumerate();
+        all.filter(|(_, c)| is_winner(c)).map(|(i, _)| i).collect()
+    }
+
+    /// The super-network of a contender.
+    fn supernet_of(&self, contender: &Contender) -> anyhow::Result<Option<Supernet>> {
+        let Method::Baseline(baseline) = contender.method else {
+            return Ok(None);
+        };
+        let recovery = match contender.is_refitted {
+            true => Recovery::LeastSquares,
+            false => baseline.recovery(),
+        };
+        Ok(Some(
+            self.prepared.reordered(baseline.importance(), recovery)?,
+        ))
+    }
+
+    /// Has the full model and the winners answer questions.
+    pub(super) fn answer(
+        &self,
+        compared: &mut Compared,
+        key: &str,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<()> {
+        if self.questions == 0 {
+            return Ok(());
+        }
+        let sample = Question::sample(&mmlu(self.cache, MmluForm::Cloze)?, self.questions);
+        let context = self.prepared.model().max_position_embeddings;
+        let set = QuestionSet::new(&sample, &self.prepared.tokenizer, context)?;
+        let levels = self.levels.len() * self.objectives.len();
+        let path = |name: &str| self.folder.join(format!("answers-{name}.json"));
+        let full = self.prepared.supernet.full();
+        compared.accuracy = Some(cached(&path("full"), key, || {
+            progress("answering questions", 0, levels + 1);
+            Ok(set.score(&full, |_, _| {})?.all)
+        })?);
+        let mut done = 1;
+        for &objective in &self.objectives {
+            for &level in &self.levels {
+                progress("answering questions", done, levels + 1);
+                let winners = Self::winners(compared, objective, level);
+                let name = format!("{}-{level}", objective.name());
+                let accuracies: Vec<Accuracy> = cached(&path(&name), key, || {
+                    let score = |index: &usize| -> anyhow::Result<Accuracy> {
+                        let contender = &compared.contenders[*index];
+                        let own = self.supernet_of(contender)?;
+                        let supernet = own.as_ref().unwrap_or(&self.prepared.supernet);
+                        let cut = supernet.cut(&contender.subnet)?;
+                        Ok(set.score(&cut, |_, _| {})?.all)
+                    };
+                    winners.iter().map(score).collect()
+                })?;
+                for (winner, accuracy) in winners.into_iter().zip(accuracies) {
+                    compared.contenders[winner].accuracy = Some(accuracy);
+                }
+                done += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Measures the winners of each level beside the full model.
+    pub(super) fn measure(
+        &self,
+        compared: &mut Compared,
+        key: &str,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<()> {
+        let Some(agent) = self.agent else {
+            return Ok(());
+        };
+        let levels = self.levels.len() * self.objectives.len();
+        let mut done = 0;
+        for &objective in &self.objectives {
+            for &level in &self.levels {
+                progress("measuring the winners", done, levels);
+                let winners = Self::winners(compared, objective, level);
+                let path = format!("measured-{}-{level}.json", objective.name());
+                let measured: Vec<NetworkLatency> = cached(&self.folder.join(path), key, || {
+                    self.measure_level(agent, compared, &winners)
+                })?;
+                for (winner, latency) in winners.into_iter().zip(measured.into_iter().skip(1)) {
+                    compared.contenders[winner].measured = Some(latency);
+                }
+                done += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Latencies of the full model and the winners, in one session.
+    fn measure_level(
+        &self,
+        agent: &AgentCommand,
+        compared: &Compared,
+        winners: &[usize],
+    ) -> anyhow::Result<Vec<NetworkLatency>> {
+        let folder = tempfile::tempdir_in(self.folder)?;
+        let export =
+            |name: String, supernet: &Supernet, subnet: &SubnetConfig| -> anyhow::Result<PathBuf> {
+                let path = folder.path().join(name);
+                export_onnx(&path, &supernet.cut(subnet)?, None, LogitRows::Last)?;
+                Ok(path.join(MODEL_FILE))
+            };
+        let supernet = &self.prepared.supernet;
+        let mut models = vec![export("full".to_owned(), supernet, &self.full())?];
+        for &winner in winners {
+            let contender = &compared.contenders[winner];
+            // Weights do not matter to the clock, biases do: each is exported as it is scored.
+            let own = self.supernet_of(contender)?;
+            let supernet = own.as_ref().unwrap_or(supernet);
+            models.push(export(winner.to_string(), supernet, &contender.subnet)?);
+        }
+        Ok(measure_networks(
+            agent,
+            &models,
+            &self.workload,
+            self.table.runtime.threads,
+            self.prepared.model().vocab_size,
+            self.network_rounds,
+            |_, _| {},
+        )?)
+    }
+}
