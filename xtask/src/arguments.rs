@@ -301,6 +301,8 @@ pub struct Evaluate {
 /// Search methods.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Method {
+    /// The exact front of an additive model that true evaluations correct
+    Additive,
     /// NSGA-II, seeded with the full model and prunings of it
     Nsga2,
     /// Random search from the same first sub-networks: the control
@@ -315,12 +317,12 @@ pub struct Search {
     #[arg(long, value_name = "FILE")]
     pub table: PathBuf,
     /// The method
-    #[arg(long, value_enum, default_value = "nsga2")]
+    #[arg(long, value_enum, default_value = "additive")]
     pub method: Method,
     /// Evaluations
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub evaluations: usize,
-    /// Members of the population
+    /// Members of NSGA-II's population
     #[arg(long, default_value_t = 24, value_name = "N")]
     pub population: usize,
     /// Seed of the method

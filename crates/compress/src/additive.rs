@@ -5,20 +5,21 @@
 //! begins, not where it ends.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
+use lathe_arch::SearchSpace;
 use lathe_search::{
-    Choice, Evaluation, Genome, Problem, RandomSearch, Space, Study, StudyHeader, additive_front,
-    run,
+    AdditiveOptions, Choice, Evaluation, Genome, Problem, RandomSearch, Space, Study, StudyHeader,
+    additive_front, run,
 };
 use lathe_supernet::{Evaluator, SupernetError};
 
+use crate::first::first_genomes;
 use crate::{Progress, SubnetProblem};
 
-/// Latencies over the full model's for which a sub-network is recommended.
-const LEVELS: std::ops::RangeInclusive<usize> = 30..=95;
-/// Steps between them, in percent.
-const LEVEL_STEP: usize = 5;
+/// Sub-networks are recommended at multiples of one part in this many of the full model's latency.
+const STEPS: usize = 20;
 
 /// KL divergence from the full model when one gene differs from it.
 pub struct BlockScores {
@@ -246,14 +247,27 @@ fn single_cuts(problem: &SubnetProblem<'_>) -> Vec<Genome> {
     genomes
 }
 
-/// For each of some latencies, the genome with the smallest sum of losses.
+/// Shares of the full model's latency between which a search looks by default: sizes alone are of
+/// no use below a half, precision halves that once more.
+pub fn default_shares(space: &SearchSpace) -> RangeInclusive<f64> {
+    if space.precisions().len() > 1 {
+        0.25..=0.97
+    } else {
+        0.5..=0.97
+    }
+}
+
+/// What [`lathe_search::AdditiveSearch`] needs of a problem: prices and expected losses of every
+/// choice, and first genomes, the smallest sums of losses at latencies between `shares` of the full
+/// model's among them.
 ///
 /// # Errors
 /// Never for a space that has choices.
-pub fn additive_genomes(
+pub fn additive_options(
     problem: &SubnetProblem<'_>,
     scores: &BlockScores,
-) -> anyhow::Result<Vec<Genome>> {
+    shares: RangeInclusive<f64>,
+) -> anyhow::Result<AdditiveOptions> {
     let space = problem.search_space();
     let full = space.full_genome();
     let full_us = problem.latency_us(&full);
@@ -264,22 +278,28 @@ pub fn additive_genomes(
             genome[gene] = choice;
             problem.latency_us(&genome) - full_us
         };
-        variables.push(
-            (0..count)
-                .map(|c| [cost(c), scores.loss(gene, c)])
-                .collect(),
-        );
+        let choices = (0..count).map(|c| [cost(c), scores.loss(gene, c)]);
+        variables.push(choices.collect());
     }
     let front = additive_front(&variables)?;
-    let mut genomes: Vec<Genome> = Vec::new();
-    for percent in LEVELS.rev().step_by(LEVEL_STEP) {
-        let limit = (percent as f64 / 100.0 - 1.0) * full_us;
-        let fits = front.iter().filter(|point| point.cost <= limit);
+    let saving = |share: f64| (share - 1.0) * full_us;
+    let mut recommended: Vec<Genome> = Vec::new();
+    for step in (1..STEPS).rev() {
+        let share = step as f64 / STEPS as f64;
+        let fits = front.iter().filter(|point| point.cost <= saving(share));
         if let Some(best) = fits.min_by(|a, b| a.loss.total_cmp(&b.loss))
-            && !genomes.contains(&best.genome)
+            && shares.contains(&share)
+            && !recommended.contains(&best.genome)
         {
-            genomes.push(best.genome.clone());
+            recommended.push(best.genome.clone());
         }
     }
-    Ok(genomes)
+    let cheapest = front.first().map_or(0.0, |point| point.cost);
+    let least = saving(*shares.start()).max(cheapest);
+    let most = saving(*shares.end()).max(least);
+    Ok(AdditiveOptions {
+        first: first_genomes(space, &recommended),
+        variables,
+        costs: least..=most,
+    })
 }

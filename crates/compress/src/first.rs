@@ -5,7 +5,7 @@ use lathe_arch::SearchSpace;
 use lathe_search::Genome;
 
 /// First genomes, the full model first, none twice.
-pub fn first_genomes(space: &SearchSpace, recommended: &[Genome]) -> Vec<Genome> {
+pub(crate) fn first_genomes(space: &SearchSpace, recommended: &[Genome]) -> Vec<Genome> {
     let full = space.full_genome();
     // Of one size, choices follow each other by precision.
     let precisions = space.precisions().len();

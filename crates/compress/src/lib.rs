@@ -18,12 +18,11 @@ mod search;
 mod task;
 mod validation;
 
-pub use additive::{BlockScores, additive_genomes};
+pub use additive::{BlockScores, additive_options, default_shares};
 pub use artefact::{read_subnet, write_front, write_json, write_yaml};
 pub use baseline::{Baseline, UniformPruning, uniform_prunings};
 pub use compare::{Compared, Comparison, Contender, Method};
 pub use figure::write_comparison_figures;
-pub use first::first_genomes;
 pub use prepared::{Preparation, Prepared, Progress, WINDOW_TOKENS, load_text};
 pub use problem::{LatencyObjective, SubnetProblem};
 pub use quickstart::{Effort, Quickstart, Summary, quickstart};

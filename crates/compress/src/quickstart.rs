@@ -12,15 +12,15 @@ use lathe_profiler::{
     AgentCommand, DeviceSpec, NetworkLatency, ProfilePlan, ProfileRequest, measure_networks,
     profile,
 };
-use lathe_search::{Evaluation, Genome, Problem, Study, pareto_front};
+use lathe_search::{Evaluation, Problem, Study, pareto_front};
 use lathe_supernet::{Evaluator, Importance, Recovery, Split};
 use serde::{Deserialize, Serialize};
 
 use crate::artefact::{cached, write_json, write_yaml};
-use crate::search::SeededSearch;
+use crate::search::KeptSearch;
 use crate::{
     BlockScores, LatencyObjective, Preparation, Prepared, Progress, StudyReport, SubnetProblem,
-    UniformPruning, Validation, ValidationPlan, additive_genomes, load_text, uniform_prunings,
+    UniformPruning, Validation, ValidationPlan, default_shares, load_text, uniform_prunings,
     write_front,
 };
 
@@ -53,8 +53,6 @@ pub struct Effort {
     pub search_tokens: usize,
     /// Evaluations of the search.
     pub evaluations: usize,
-    /// Population of the search.
-    pub population: usize,
     /// Tokens of the reported perplexities.
     pub test_tokens: usize,
     /// Rounds over the final networks.
@@ -75,7 +73,6 @@ impl Effort {
             block_tokens: 512,
             search_tokens: 2048,
             evaluations: 72,
-            population: 24,
             test_tokens: 8192,
             network_rounds: 3,
             validation_subnets: 8,
@@ -92,7 +89,6 @@ impl Effort {
             block_tokens: 256,
             search_tokens: 1024,
             evaluations: 36,
-            population: 16,
             test_tokens: 4096,
             network_rounds: 2,
             validation_subnets: 5,
@@ -211,14 +207,14 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
         job.effort,
         job.tpot_ratio
     );
-    let recommended = block_step(job, &prepared, &problem, progress)?;
-    let search = SeededSearch {
+    let scores = block_step(job, &prepared, &problem, progress)?;
+    let search = KeptSearch {
         study: &study_path(job),
-        population: job.effort.population,
+        shares: default_shares(&prepared.space),
         evaluations: job.effort.evaluations,
         seed: SEED,
     };
-    let evaluations = search.run(&mut problem, &recommended, "searching", progress)?;
+    let evaluations = search.run(&mut problem, &scores, "searching", progress)?;
     let front = pareto_front(&evaluations);
     write_front(job.folder, &problem, &front)?;
     let final_step = FinalStep {
@@ -318,18 +314,17 @@ fn profile_step(
     })?)
 }
 
-/// What the sum of single-block losses recommends.
+/// What every block loses alone.
 fn block_step(
     job: &Quickstart<'_>,
     prepared: &Prepared,
     problem: &SubnetProblem<'_>,
     progress: Progress<'_>,
-) -> anyhow::Result<Vec<Genome>> {
+) -> anyhow::Result<BlockScores> {
     let windows = prepared.windows(Split::Search, job.effort.block_tokens)?;
     let evaluator = Evaluator::new(&prepared.supernet, &windows)?;
     let study = job.folder.join("blocks.db");
-    let scores = BlockScores::measure(problem, &evaluator, &study, progress)?;
-    additive_genomes(problem, &scores)
+    BlockScores::measure(problem, &evaluator, &study, progress)
 }
 
 /// The front's best sub-network that is predicted to be fast enough.

@@ -1,24 +1,26 @@
-//! The search as every job runs it: NSGA-II from what the additive model recommends.
+//! The search as every job runs it.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
-use lathe_search::{Evaluation, Genome, NsgaII, NsgaOptions, Problem, Study, StudyHeader, run};
+use lathe_search::{AdditiveSearch, Evaluation, Study, StudyHeader, run};
 
-use crate::{Progress, SubnetProblem, first_genomes};
+use crate::additive::additive_options;
+use crate::{BlockScores, Progress, SubnetProblem};
 
 /// One search, kept in a study and gone on with where it stopped.
-pub(crate) struct SeededSearch<'a> {
+pub(crate) struct KeptSearch<'a> {
     /// The study's file.
     pub study: &'a Path,
-    /// Members of the population.
-    pub population: usize,
     /// Evaluations in all.
     pub evaluations: usize,
+    /// Shares of the full model's latency between which it looks.
+    pub shares: RangeInclusive<f64>,
     /// Seed of the search.
     pub seed: u64,
 }
 
-impl SeededSearch<'_> {
+impl KeptSearch<'_> {
     /// All evaluations, those of an earlier run included.
     ///
     /// # Errors
@@ -26,16 +28,12 @@ impl SeededSearch<'_> {
     pub fn run(
         &self,
         problem: &mut SubnetProblem<'_>,
-        recommended: &[Genome],
+        scores: &BlockScores,
         label: &str,
         progress: Progress<'_>,
     ) -> anyhow::Result<Vec<Evaluation>> {
-        let options = NsgaOptions {
-            population: self.population,
-            first: first_genomes(problem.search_space(), recommended),
-            ..NsgaOptions::default()
-        };
-        let mut searcher = NsgaII::new(problem.space(), options, self.seed)?;
+        let options = additive_options(problem, scores, self.shares.clone())?;
+        let mut searcher = AdditiveSearch::new(options, self.seed)?;
         let header = StudyHeader::of(problem, &searcher, self.seed);
         let mut study = Study::open_or_create(self.study, &header, true)?;
         let budget = self.evaluations;

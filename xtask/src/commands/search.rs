@@ -1,12 +1,12 @@
 use lathe_arch::SpaceSpec;
 use lathe_compress::{
-    BlockScores, SubnetProblem, additive_genomes, first_genomes, write_front, write_json,
+    BlockScores, SubnetProblem, additive_options, default_shares, write_front, write_json,
 };
 use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
 use lathe_search::{
-    Evaluation, NsgaII, NsgaOptions, Problem, RandomSearch, Searcher, Study, StudyHeader,
-    knee_point, pareto_front,
+    AdditiveSearch, Evaluation, NsgaII, NsgaOptions, Problem, RandomSearch, Searcher, Study,
+    StudyHeader, knee_point, pareto_front,
 };
 use lathe_supernet::{Evaluator, Split};
 
@@ -59,8 +59,10 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
             steps.show(label, done, total);
         },
     )?;
-    let first = first_genomes(&prepared.space, &additive_genomes(&problem, &scores)?);
+    let options = additive_options(&problem, &scores, default_shares(&prepared.space))?;
+    let first = options.first.clone();
     let mut searcher: Box<dyn Searcher> = match arguments.method {
+        Method::Additive => Box::new(AdditiveSearch::new(options, arguments.seed)?),
         Method::Nsga2 => {
             let options = NsgaOptions {
                 population: arguments.population,

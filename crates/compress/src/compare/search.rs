@@ -6,11 +6,8 @@ use lathe_search::{Evaluation, pareto_front};
 use lathe_supernet::{Evaluator, Recovery, Split, TokenWindows, perplexity};
 
 use super::{Comparison, Contender, Method};
-use crate::search::SeededSearch;
-use crate::{BlockScores, LatencyObjective, Progress, SubnetProblem, additive_genomes};
-
-/// Population of the search.
-const POPULATION: usize = 24;
+use crate::search::KeptSearch;
+use crate::{BlockScores, LatencyObjective, Progress, SubnetProblem};
 
 impl Comparison<'_> {
     /// The best of one search at every level of one objective.
@@ -37,14 +34,14 @@ impl Comparison<'_> {
         let mut problem = SubnetProblem::new(&evaluator, space, table, workload, objective)?;
         let label = format!("searching {} for {}", method.name(), objective.name());
         let study = format!("search-{}-{}.db", method.slug(), objective.name());
-        let search = SeededSearch {
+        let lowest = self.levels.iter().copied().fold(1.0, f64::min);
+        let search = KeptSearch {
             study: &self.folder.join(study),
-            population: POPULATION,
+            shares: lowest..=1.0,
             evaluations: self.evaluations,
             seed: self.seed,
         };
-        let recommended = additive_genomes(&problem, &scores)?;
-        let evaluations = search.run(&mut problem, &recommended, &label, progress)?;
+        let evaluations = search.run(&mut problem, &scores, &label, progress)?;
         let front = pareto_front(&evaluations);
         let is_refitted = self.prepared.recovery() == Recovery::LeastSquares;
         let mut contenders = Vec::new();
