@@ -35,6 +35,7 @@ mod error;
 mod evaluate;
 mod file;
 mod generate;
+mod gradient;
 mod importance;
 mod prefix;
 mod recovery;
@@ -48,6 +49,7 @@ pub use cut::Subnet;
 pub use error::SupernetError;
 pub use evaluate::{Evaluator, Quality, perplexity};
 pub use generate::{Decoder, greedy, logits};
+pub use gradient::{AttentionGradient, LayerGradient, MlpGradient, loss_gradient};
 pub use importance::{
     Importance, ImportanceOrder, LayerOrder, LayerScores, standardized_fluctuations,
 };
