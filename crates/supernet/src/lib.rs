@@ -13,7 +13,13 @@
 //! let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
 //! let calibration = Calibration::measure(&unordered, &windows, |_tokens| {});
 //! let (model, weights) = (&checkpoint.config, &checkpoint.weights);
-//! let order = ImportanceOrder::of(model, weights, &calibration, Importance::Reconstruction)?;
+//! let order = ImportanceOrder::of(
+//!     model,
+//!     weights,
+//!     &calibration,
+//!     &windows,
+//!     Importance::Reconstruction,
+//! )?;
 //! let supernet = Supernet::ordered(model, weights, &calibration, &order, Recovery::LeastSquares)?;
 //!
 //! let mut config = SubnetConfig::full(supernet.model());
