@@ -204,7 +204,9 @@ fn pruning_methods_show_what_their_papers_say() {
 
     let test = windows(Split::Test, 3);
     let loss = |importance, recovery, width| {
-        let order = ImportanceOrder::of(model, weights, &calibration, &seen, importance).unwrap();
+        // LLM-Pruner's scores are of 640 tokens.
+        let few = seen.up_to(512);
+        let order = ImportanceOrder::of(model, weights, &calibration, &few, importance).unwrap();
         let supernet = Supernet::ordered(model, weights, &calibration, &order, recovery).unwrap();
         let attention = Some(AttentionConfig::full(model));
         let subnet = SubnetConfig::uniform(model, attention, Some(MlpConfig::with_width(width)));
