@@ -70,7 +70,7 @@ fn evaluate(c: &mut Criterion) {
     let unordered = Supernet::unordered(&model, &weights);
     let calibration = Calibration::measure(&unordered, &windows, |_| {});
     let importance = Importance::Fluctuation;
-    let supernet = ImportanceOrder::of(&model, &weights, &calibration, importance)
+    let supernet = ImportanceOrder::of(&model, &weights, &calibration, &windows, importance)
         .and_then(|order| {
             Supernet::ordered(
                 &model,

@@ -107,7 +107,8 @@ pub fn calibrated(checkpoint: &Checkpoint, tokens: u32, recovery: Recovery) -> S
     let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
     let calibration = Calibration::measure(&unordered, &windows, |_| {});
     let (model, weights) = (&checkpoint.config, &checkpoint.weights);
-    ImportanceOrder::of(model, weights, &calibration, Importance::Fluctuation)
+    let importance = Importance::Fluctuation;
+    ImportanceOrder::of(model, weights, &calibration, &windows, importance)
         .and_then(|order| Supernet::ordered(model, weights, &calibration, &order, recovery))
         .expect("a calibration fits its own model")
 }

@@ -188,7 +188,8 @@ fn pruning_methods_show_what_their_papers_say() {
             .unwrap()
     };
     let unordered = Supernet::unordered(model, weights);
-    let calibration = Calibration::measure(&unordered, &windows(Split::Calibration, 6), |_| {});
+    let seen = windows(Split::Calibration, 6);
+    let calibration = Calibration::measure(&unordered, &seen, |_| {});
 
     // ShortGPT (2403.03853): the first and the last layers turn the stream most, and layers in
     // the middle least.
@@ -203,7 +204,9 @@ fn pruning_methods_show_what_their_papers_say() {
 
     let test = windows(Split::Test, 3);
     let loss = |importance, recovery, width| {
-        let order = ImportanceOrder::of(model, weights, &calibration, importance).unwrap();
+        // LLM-Pruner's scores are of 640 tokens.
+        let few = seen.up_to(512);
+        let order = ImportanceOrder::of(model, weights, &calibration, &few, importance).unwrap();
         let supernet = Supernet::ordered(model, weights, &calibration, &order, recovery).unwrap();
         let attention = Some(AttentionConfig::full(model));
         let subnet = SubnetConfig::uniform(model, attention, Some(MlpConfig::with_width(width)));
@@ -215,10 +218,12 @@ fn pruning_methods_show_what_their_papers_say() {
     // LLM-Pruner (2305.11627) and FLAP (2312.11983): by weight magnitude alone a model is lost
     // where scores that know the activations hardly harm it.
     let magnitude = loss(Importance::Magnitude, Recovery::None, 1344);
+    // Gradients tell as much (LLM-Pruner's Taylor scores).
     let wanda = loss(Importance::Wanda, Recovery::None, 1344);
+    let taylor = loss(Importance::Taylor, Recovery::None, 1344);
     assert!(
-        wanda - full < 0.5 && magnitude - full > 2.0,
-        "{full} {wanda} {magnitude}"
+        wanda.max(taylor) - full < 0.5 && magnitude - full > 2.0,
+        "{full} {wanda} {taylor} {magnitude}"
     );
     // FLAP: the mean output of what was removed, kept as a bias, lowers the perplexity.
     let [none, bias] = [Recovery::None, Recovery::Bias]

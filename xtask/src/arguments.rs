@@ -76,7 +76,8 @@ pub struct ModelArguments {
     /// Tokens of the calibration; with less text, what there is
     #[arg(long, default_value_t = 32768, value_name = "N")]
     pub calibration_tokens: usize,
-    /// How units are ordered: reconstruction, fluctuation, activation, wanda, magnitude or random
+    /// How units are ordered: reconstruction, taylor, fluctuation, activation, wanda, magnitude or
+    /// random
     #[arg(long, default_value = "reconstruction", value_name = "NAME")]
     pub importance: Importance,
     /// What stands for units that are cut away: none, bias or least-squares

@@ -81,22 +81,14 @@ impl Prepared {
         progress("reading the checkpoint", 0, 1);
         let checkpoint = Checkpoint::load(&spec.fetch(cache)?)?;
         let model = &checkpoint.config;
-        let context = model.max_position_embeddings;
-        let window_tokens = WINDOW_TOKENS.min(context);
         let tokens = preparation.calibration_tokens;
-        let windows = tokens.div_ceil(window_tokens).max(1);
-        // With less text than that, all of its part has to do.
-        let windows = text.windows_up_to(
-            Split::Calibration,
-            &checkpoint.tokenizer,
-            windows,
-            window_tokens,
-        )?;
+        let windows = calibration_windows(&text, &checkpoint.tokenizer, model, tokens)?;
         let origin = origin(&checkpoint.path, &windows);
         let calibration = calibrate(&checkpoint, &windows, &origin, folder, progress)?;
         progress("ordering units by importance", 0, 1);
         let importance = preparation.importance;
-        let order = order(&checkpoint, &calibration, importance, &origin, folder)?;
+        let seen = (&windows, &calibration);
+        let order = order(&checkpoint, seen, importance, &origin, folder)?;
         progress("factorising the recovery", 0, 1);
         let supernet = Supernet::ordered(
             model,
@@ -142,15 +134,12 @@ impl Prepared {
         recovery: Recovery,
     ) -> anyhow::Result<Supernet> {
         let checkpoint = Checkpoint::load(&self.checkpoint)?;
-        let calibration = self.calibration()?;
-        let order = order(
-            &checkpoint,
-            &calibration,
-            importance,
-            &self.origin,
-            &self.folder,
-        )?;
         let (model, weights) = (&checkpoint.config, &checkpoint.weights);
+        let tokens = self.calibration_tokens;
+        let windows = calibration_windows(&self.text, &self.tokenizer, model, tokens)?;
+        let calibration = self.calibration()?;
+        let seen = (&windows, &calibration);
+        let order = order(&checkpoint, seen, importance, &self.origin, &self.folder)?;
         Ok(Supernet::ordered(
             model,
             weights,
@@ -231,6 +220,18 @@ pub fn load_text(cache: &Cache, file: Option<&Path>) -> anyhow::Result<TextSplit
     Ok(TextSplits::new(passages, SPLIT_SEED))
 }
 
+/// Windows of the calibration text with `tokens` tokens in all; with less text, what there is.
+fn calibration_windows(
+    text: &TextSplits,
+    tokenizer: &Tokenizer,
+    model: &ModelConfig,
+    tokens: usize,
+) -> anyhow::Result<TokenWindows> {
+    let window_tokens = WINDOW_TOKENS.min(model.max_position_embeddings);
+    let windows = tokens.div_ceil(window_tokens).max(1);
+    Ok(text.windows_up_to(Split::Calibration, tokenizer, windows, window_tokens)?)
+}
+
 /// What a calibration is made of: the checkpoint and the text.
 fn origin(checkpoint: &Path, windows: &TokenWindows) -> String {
     format!(
@@ -264,9 +265,10 @@ fn calibrate(
     Ok(calibration)
 }
 
+/// The units' order: from `folder`, or made of the calibration text and what the units do on it.
 fn order(
     checkpoint: &Checkpoint,
-    calibration: &Calibration,
+    (windows, calibration): (&TokenWindows, &Calibration),
     importance: Importance,
     origin: &str,
     folder: &Path,
@@ -286,7 +288,7 @@ fn order(
     let stored = StoredOrder {
         origin: origin.to_owned(),
         importance,
-        order: ImportanceOrder::of(model, weights, calibration, importance)?,
+        order: ImportanceOrder::of(model, weights, calibration, windows, importance)?,
     };
     write_json(&path, &stored)?;
     Ok(stored.order)

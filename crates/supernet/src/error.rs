@@ -54,6 +54,14 @@ pub enum SupernetError {
         /// The value found.
         value: f64,
     },
+    /// A gradient was asked of what has no backward pass.
+    #[error(
+        "there is no gradient through {what}: leave the sub-network as it was calibrated, in f32"
+    )]
+    NotDifferentiable {
+        /// What there is no derivative of.
+        what: String,
+    },
     /// A token id is outside the vocabulary.
     #[error("token id {token} at position {position} is outside the vocabulary of {vocab_size}")]
     Token {

@@ -13,7 +13,13 @@
 //! let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
 //! let calibration = Calibration::measure(&unordered, &windows, |_tokens| {});
 //! let (model, weights) = (&checkpoint.config, &checkpoint.weights);
-//! let order = ImportanceOrder::of(model, weights, &calibration, Importance::Reconstruction)?;
+//! let order = ImportanceOrder::of(
+//!     model,
+//!     weights,
+//!     &calibration,
+//!     &windows,
+//!     Importance::Reconstruction,
+//! )?;
 //! let supernet = Supernet::ordered(model, weights, &calibration, &order, Recovery::LeastSquares)?;
 //!
 //! let mut config = SubnetConfig::full(supernet.model());
@@ -35,6 +41,7 @@ mod error;
 mod evaluate;
 mod file;
 mod generate;
+mod gradient;
 mod importance;
 mod prefix;
 mod recovery;
@@ -48,6 +55,7 @@ pub use cut::Subnet;
 pub use error::SupernetError;
 pub use evaluate::{Evaluator, Quality, perplexity};
 pub use generate::{Decoder, greedy, logits};
+pub use gradient::{AttentionGradient, LayerGradient, MlpGradient, loss_gradient};
 pub use importance::{
     Importance, ImportanceOrder, LayerOrder, LayerScores, standardized_fluctuations,
 };

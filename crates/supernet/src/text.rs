@@ -163,6 +163,15 @@ impl TokenWindows {
         &self.tokens[..count.min(self.tokens.len())]
     }
 
+    /// The first windows, of at most `tokens` scored tokens, but at least one.
+    pub fn up_to(&self, tokens: usize) -> Self {
+        let windows = (tokens / self.window_len.max(1)).max(1);
+        Self {
+            tokens: self.first(windows * (self.window_len + 1)).to_vec(),
+            window_len: self.window_len,
+        }
+    }
+
     /// All tokens, windows one after another.
     pub(crate) fn tokens(&self) -> &[u32] {
         &self.tokens
@@ -208,5 +217,8 @@ mod tests {
         assert_eq!(batch.inputs, [1, 2, 4, 5]);
         assert_eq!(batch.targets, [2, 3, 5, 6]);
         assert_eq!(windows.token_count(), 6);
+        assert_eq!(windows.up_to(5).token_count(), 4);
+        assert_eq!(windows.up_to(1).token_count(), 2);
+        assert_eq!(windows.up_to(100), windows);
     }
 }

@@ -44,7 +44,7 @@ fn ordered_by(
     let (model, weights) = (&checkpoint.config, &checkpoint.weights);
     let unordered = Supernet::unordered(model, weights);
     let calibration = Calibration::measure(&unordered, windows, |_| {});
-    let order = ImportanceOrder::of(model, weights, &calibration, importance).unwrap();
+    let order = ImportanceOrder::of(model, weights, &calibration, windows, importance).unwrap();
     Supernet::ordered(model, weights, &calibration, &order, recovery).unwrap()
 }
 
@@ -271,7 +271,8 @@ fn what_cannot_be_cut_or_run_is_refused() {
     let mut calibration = Calibration::measure(&unordered, &windows(1), |_| {});
     let (model, weights) = (&checkpoint.config, &checkpoint.weights);
     let of = |calibration: &Calibration| {
-        let order = ImportanceOrder::of(model, weights, calibration, Importance::Wanda)?;
+        let order =
+            ImportanceOrder::of(model, weights, calibration, &windows(1), Importance::Wanda)?;
         Supernet::ordered(model, weights, calibration, &order, Recovery::Bias)
     };
     let mut twice = ImportanceOrder::identity(model);

@@ -26,6 +26,8 @@ pub enum Baseline {
     UniformMagnitude,
     /// The same width in every layer, by Wanda-sp's score (2306.11695, 2312.11983).
     UniformWanda,
+    /// The same width in every layer, by LLM-Pruner's first-order Taylor score (2305.11627).
+    UniformTaylor,
     /// FLAP (2312.11983): a width of its own for every layer by standardised fluctuation, and bias
     /// compensation.
     Flap,
@@ -40,9 +42,10 @@ pub enum Baseline {
 
 impl Baseline {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::UniformMagnitude,
         Self::UniformWanda,
+        Self::UniformTaylor,
         Self::Flap,
         Self::ShortGpt,
         Self::Sleb,
@@ -54,6 +57,7 @@ impl Baseline {
         match self {
             Self::UniformMagnitude => "uniform width, magnitude",
             Self::UniformWanda => "uniform width, Wanda-sp",
+            Self::UniformTaylor => "uniform width, Taylor",
             Self::Flap => "FLAP",
             Self::ShortGpt => "ShortGPT",
             Self::Sleb => "SLEB",
@@ -66,6 +70,7 @@ impl Baseline {
         match self {
             Self::UniformMagnitude => Importance::Magnitude,
             Self::UniformWanda => Importance::Wanda,
+            Self::UniformTaylor => Importance::Taylor,
             Self::Minitron => Importance::Activation,
             // The last two remove whole layers, whose units need no order.
             Self::Flap | Self::ShortGpt | Self::Sleb => Importance::Fluctuation,
@@ -78,6 +83,7 @@ impl Baseline {
             Self::Flap => Recovery::Bias,
             Self::UniformMagnitude
             | Self::UniformWanda
+            | Self::UniformTaylor
             | Self::ShortGpt
             | Self::Sleb
             | Self::Minitron => Recovery::None,

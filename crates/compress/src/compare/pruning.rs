@@ -80,7 +80,9 @@ impl Comparison<'_> {
     ) -> anyhow::Result<Removal> {
         let order = || anyhow::Ok(by_influence(&self.prepared.calibration()?));
         Ok(match baseline {
-            Baseline::UniformMagnitude | Baseline::UniformWanda => Removal::Uniform,
+            Baseline::UniformMagnitude | Baseline::UniformWanda | Baseline::UniformTaylor => {
+                Removal::Uniform
+            }
             Baseline::Minitron => Removal::Shapes(order()?),
             Baseline::ShortGpt => Removal::Layers(order()?),
             Baseline::Flap => {

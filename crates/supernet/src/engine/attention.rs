@@ -7,7 +7,7 @@ use super::elementwise::{exp, max, softmax, sum};
 use super::matmul::{Threads, Window, Write, matmul, matmul_transposed};
 
 /// Query rows worked on at once: the scores of a tile stay in the second-level cache.
-const TILE: usize = 64;
+pub(crate) const TILE: usize = 64;
 
 /// Dimensions of one attention call.
 #[derive(Clone, Copy)]
@@ -31,8 +31,7 @@ pub fn causal_attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) 
     let AttentionShape {
         heads, head_dim, ..
     } = shape;
-    let width = heads * head_dim;
-    let sequence = shape.seq_len * width;
+    let sequence = shape.seq_len * heads * head_dim;
     let kv_sequence = shape.seq_len * shape.kv_heads * head_dim;
     let sequences = q.len() / sequence;
     // One task a head: results are gathered head by head and then laid out by token.
@@ -45,11 +44,21 @@ pub fn causal_attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) 
             one_head(q, &k[kv.clone()], &v[kv], head, shape)
         })
         .collect();
-    let mut out = vec![0.0; q.len()];
-    out.par_chunks_mut(width)
+    by_token(&by_head, heads, head_dim, shape.seq_len)
+}
+
+/// `[seq_len, head_dim]` of every head of every sequence as `[tokens, heads * head_dim]`.
+pub(crate) fn by_token(
+    by_head: &[Vec<f32>],
+    heads: usize,
+    head_dim: usize,
+    seq_len: usize,
+) -> Vec<f32> {
+    let mut out = vec![0.0; by_head.len() * seq_len * head_dim];
+    out.par_chunks_mut(heads * head_dim)
         .enumerate()
         .for_each(|(token, row)| {
-            let (s, t) = (token / shape.seq_len, token % shape.seq_len);
+            let (s, t) = (token / seq_len, token % seq_len);
             for (head, slot) in row.chunks_exact_mut(head_dim).enumerate() {
                 slot.copy_from_slice(&by_head[s * heads + head][t * head_dim..][..head_dim]);
             }
@@ -79,14 +88,8 @@ fn one_head(q: &[f32], k: &[f32], v: &[f32], head: usize, shape: AttentionShape)
         let seen = start + rows;
         let tile = &mut scores[..rows * seen];
         let queries = q.rows(start, rows);
-        matmul_transposed(tile, seen, queries, k.rows(0, seen), scale, Threads::One);
-        arch.dispatch(|| {
-            for (row, scores) in tile.chunks_exact_mut(seen).enumerate() {
-                let (visible, future) = scores.split_at_mut(start + row + 1);
-                softmax(visible);
-                future.fill(0.0);
-            }
-        });
+        let keys = k.rows(0, seen);
+        causal_probabilities(arch, tile, queries, keys, scale, start);
         let tile = Window::whole(tile, rows, seen);
         let out = &mut out[start * head_dim..][..rows * head_dim];
         matmul(
@@ -99,6 +102,28 @@ fn one_head(q: &[f32], k: &[f32], v: &[f32], head: usize, shape: AttentionShape)
         );
     }
     out
+}
+
+/// Probabilities of the queries of tokens `start..` over the keys up to the last of them,
+/// `[queries, keys]`; what a query does not see is 0.
+pub(crate) fn causal_probabilities(
+    arch: Arch,
+    out: &mut [f32],
+    queries: Window<'_>,
+    keys: Window<'_>,
+    scale: f32,
+    start: usize,
+) {
+    let seen = keys.row_count();
+    let (write, threads) = (Write::Replace, Threads::One);
+    matmul_transposed(out, seen, queries, keys, scale, write, threads);
+    arch.dispatch(|| {
+        for (row, scores) in out.chunks_exact_mut(seen).enumerate() {
+            let (visible, future) = scores.split_at_mut(start + row + 1);
+            softmax(visible);
+            future.fill(0.0);
+        }
+    });
 }
 
 /// Attention of one new token over a cache that already holds it.

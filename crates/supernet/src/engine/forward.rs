@@ -137,14 +137,20 @@ pub(crate) fn layer_with_cache(
     mlp_half(subnet, layer, x, &mut NoObserver);
 }
 
-fn rotate(rope: &RopeTable, rows: &mut [f32], width: usize, seq_len: usize, past_len: usize) {
+pub(crate) fn rotate(
+    rope: &RopeTable,
+    rows: &mut [f32],
+    width: usize,
+    seq_len: usize,
+    past_len: usize,
+) {
     for (token, row) in rows.chunks_exact_mut(width).enumerate() {
         rope.rotate(row, past_len + token % seq_len);
     }
 }
 
 /// `x += o_proj(attend(q, k, v))` on the normalised input.
-fn attention_block(
+pub(crate) fn attention_block(
     subnet: &Subnet<'_>,
     block: &CutAttention<'_>,
     x: &mut [f32],
@@ -225,7 +231,7 @@ pub(crate) fn round(rows: &mut [f32], width: usize, precision: Precision) {
     }
 }
 
-fn project(input: Window<'_>, weights: Window<'_>) -> Vec<f32> {
+pub(crate) fn project(input: Window<'_>, weights: Window<'_>) -> Vec<f32> {
     let width = weights.col_count();
     let mut out = vec![0.0; input.row_count() * width];
     matmul(

@@ -14,7 +14,7 @@ use crate::cut::Subnet;
 use crate::supernet::window;
 
 /// Rows of logits that exist at once: 128 x 49152 x 4 bytes = 25 MB for the default model.
-const ROWS: usize = 128;
+pub(crate) const ROWS: usize = 128;
 
 /// The final norm of every row of `x [tokens, hidden]`.
 pub(crate) fn final_norm(subnet: &Subnet<'_>, x: &[f32]) -> Vec<f32> {
@@ -34,7 +34,7 @@ pub(crate) fn logits(subnet: &Subnet<'_>, normed: &[f32]) -> Vec<f32> {
     out
 }
 
-fn logits_into(subnet: &Subnet<'_>, normed: &[f32], out: &mut [f32]) {
+pub(crate) fn logits_into(subnet: &Subnet<'_>, normed: &[f32], out: &mut [f32]) {
     let model = subnet.supernet().model();
     let rows = normed.len() / model.hidden_size;
     let precision = subnet.config().head_precision;

@@ -115,7 +115,8 @@ pub fn matmul(
     product(out, out_stride, a, b, 1.0, write, threads);
 }
 
-/// `out = scale a b^T`. `a` is `[m, k]`, `b` is `[n, k]`, `out` is `[m, n]`.
+/// `out = scale a b^T`, or `out += scale a b^T`. `a` is `[m, k]`, `b` is `[n, k]`, `out` is
+/// `[m, n]`.
 ///
 /// # Panics
 /// When the shapes do not fit together or `out` is too short.
@@ -125,10 +126,28 @@ pub fn matmul_transposed(
     a: Window<'_>,
     b: Window<'_>,
     scale: f32,
+    write: Write,
     threads: Threads,
 ) {
     let (a, b) = (Operand::Plain(a), Operand::Transposed(b));
-    product(out, out_stride, a, b, scale, Write::Replace, threads);
+    product(out, out_stride, a, b, scale, write, threads);
+}
+
+/// `out += scale a^T b`: what a sum over tokens is. `a` is `[tokens, m]`, `b` is `[tokens, n]`,
+/// `out` is `[m, n]`.
+///
+/// # Panics
+/// When the shapes do not fit together or `out` is too short.
+pub fn add_transposed_matmul(
+    out: &mut [f32],
+    out_stride: usize,
+    a: Window<'_>,
+    b: Window<'_>,
+    scale: f32,
+    threads: Threads,
+) {
+    let (a, b) = (Operand::Transposed(a), Operand::Plain(b));
+    product(out, out_stride, a, b, scale, Write::Add, threads);
 }
 
 /// `out += x^T x`. `x` is `[tokens, n]`, `out` is `[n, n]`; only the lower triangle is right.
@@ -253,22 +272,26 @@ mod tests {
             (m, k, n) in (0usize..20, 1usize..40, 0usize..30),
             (pad_a, pad_b, pad_out) in (0usize..5, 0usize..5, 0usize..5),
             add: bool,
-            transposed: bool,
+            which in 0usize..3,
         ) {
-            let a_values = random(m * (k + pad_a), 1);
-            let (b_rows, b_cols) = if transposed { (n, k) } else { (k, n) };
+            let [is_a_transposed, is_b_transposed] = [which == 1, which == 2];
+            let (a_rows, a_cols) = if is_a_transposed { (k, m) } else { (m, k) };
+            let a_values = random(a_rows * (a_cols + pad_a), 1);
+            let (b_rows, b_cols) = if is_b_transposed { (n, k) } else { (k, n) };
             let b_values = random(b_rows * (b_cols + pad_b), 2);
             let before = random(m * (n + pad_out), 3);
-            let a = Window::new(&a_values, m, k, k + pad_a);
+            let a = Window::new(&a_values, a_rows, a_cols, a_cols + pad_a);
             let b = Window::new(&b_values, b_rows, b_cols, b_cols + pad_b);
             let mut out = before.clone();
-            let add = add && !transposed;
+            let add = add || is_a_transposed;
             let write = if add { Write::Add } else { Write::Replace };
-            if transposed {
-                matmul_transposed(&mut out, n + pad_out, a, b, 0.5, Threads::One);
-            } else {
-                matmul(&mut out, n + pad_out, a, b, write, Threads::Pool);
+            let stride = n + pad_out;
+            match which {
+                0 => matmul(&mut out, stride, a, b, write, Threads::Pool),
+                1 => add_transposed_matmul(&mut out, stride, a, b, 0.5, Threads::Pool),
+                _ => matmul_transposed(&mut out, stride, a, b, 0.5, write, Threads::One),
             }
+            let scale = if which == 0 { 1.0 } else { 0.5 };
             for i in 0..m {
                 for j in 0..n + pad_out {
                     let at = i * (n + pad_out) + j;
@@ -276,9 +299,10 @@ mod tests {
                         prop_assert_eq!(out[at], before[at]);
                         continue;
                     }
-                    let b_at = |p: usize| if transposed { b.row(j)[p] } else { b.row(p)[j] };
-                    let mut want: f64 = (0..k).map(|p| f64::from(a.row(i)[p] * b_at(p))).sum();
-                    want *= if transposed { 0.5 } else { 1.0 };
+                    let a_at = |p: usize| if is_a_transposed { a.row(p)[i] } else { a.row(i)[p] };
+                    let b_at = |p: usize| if is_b_transposed { b.row(j)[p] } else { b.row(p)[j] };
+                    let mut want: f64 = (0..k).map(|p| f64::from(a_at(p) * b_at(p))).sum();
+                    want *= scale;
                     want += if add { f64::from(before[at]) } else { 0.0 };
                     prop_assert!((f64::from(out[at]) - want).abs() < 1e-4);
                 }

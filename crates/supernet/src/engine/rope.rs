@@ -31,14 +31,25 @@ impl RopeTable {
 
     /// Turns every head in `row`, `[heads, head_dim]`, to `position`.
     pub fn rotate(&self, row: &mut [f32], position: usize) {
+        self.turn(row, position, 1.0);
+    }
+
+    /// Turns every head in `row` back from `position`: the inverse of [`RopeTable::rotate`] and,
+    /// as a rotation's inverse is its transpose, what takes a gradient through it.
+    pub fn rotate_back(&self, row: &mut [f32], position: usize) {
+        self.turn(row, position, -1.0);
+    }
+
+    fn turn(&self, row: &mut [f32], position: usize, direction: f32) {
         let cos = &self.cos[position * self.half..][..self.half];
         let sin = &self.sin[position * self.half..][..self.half];
         for head in row.chunks_exact_mut(2 * self.half) {
             let (low, high) = head.split_at_mut(self.half);
             for i in 0..self.half {
                 let (a, b) = (low[i], high[i]);
-                low[i] = a * cos[i] - b * sin[i];
-                high[i] = b * cos[i] + a * sin[i];
+                let sin = direction * sin[i];
+                low[i] = a * cos[i] - b * sin;
+                high[i] = b * cos[i] + a * sin;
             }
         }
     }
@@ -65,5 +76,16 @@ mod tests {
         };
         assert!((score(10, 4) - score(90, 84)).abs() < 1e-3);
         assert!((score(10, 4) - score(10, 5)).abs() > 1e-3);
+    }
+
+    #[test]
+    fn turning_back_undoes_a_turn() {
+        let table = RopeTable::new(&ModelConfig::smollm2_135m(), 100);
+        let before: Vec<f32> = (0..128).map(|i| (i as f32 * 0.3).sin()).collect();
+        let mut row = before.clone();
+        table.rotate(&mut row, 77);
+        table.rotate_back(&mut row, 77);
+        let same = row.iter().zip(&before);
+        assert!(same.into_iter().all(|(a, b)| (a - b).abs() < 1e-6));
     }
 }

@@ -3,23 +3,24 @@
 //! Every score is a number a unit (MLP neuron, query head, KV group); the units of a block are
 //! sorted by it, so that "the first n" are "the best n".
 
+mod rank;
 mod reconstruction;
 mod score;
 mod standardized;
+mod taylor;
 
 use std::str::FromStr;
 
 use lathe_arch::ModelConfig;
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::SupernetError;
-use crate::calibration::{Calibration, ChannelStatistics};
-use crate::checkpoint::{LayerWeights, ModelWeights};
-use score::channel_scores;
+use crate::calibration::Calibration;
+use crate::checkpoint::ModelWeights;
+use crate::text::TokenWindows;
+use rank::UnitRanks;
+use score::UnitScores;
 pub use standardized::{LayerScores, standardized_fluctuations};
 
 /// How units are scored.
@@ -30,6 +31,9 @@ pub enum Importance {
     /// it as well as they can: units are removed one after another, the cheapest first (optimal
     /// brain surgeon, as ZipLM 2302.04089 and SlimGPT 2412.18110 have it for structures).
     Reconstruction,
+    /// What the loss would change by, to first order, were the unit's weights zero: the sum over
+    /// them of `|gradient x weight|` (LLM-Pruner's element-wise score, 2305.11627).
+    Taylor,
     /// Variance of a channel times the squared norm of its weights (FLAP's weighted input
     /// fluctuation, 2312.11983).
     Fluctuation,
@@ -47,8 +51,9 @@ pub enum Importance {
 
 impl Importance {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Reconstruction,
+        Self::Taylor,
         Self::Fluctuation,
         Self::Activation,
         Self::Wanda,
@@ -60,6 +65,7 @@ impl Importance {
     pub fn name(self) -> &'static str {
         match self {
             Self::Reconstruction => "reconstruction",
+            Self::Taylor => "taylor",
             Self::Fluctuation => "fluctuation",
             Self::Activation => "activation",
             Self::Wanda => "wanda",
@@ -80,9 +86,6 @@ impl FromStr for Importance {
         })
     }
 }
-
-/// Seed of [`Importance::Random`].
-const RANDOM_SEED: u64 = 1;
 
 /// For every layer, the checkpoint's units from the most to the least important.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,43 +118,43 @@ impl ImportanceOrder {
         }
     }
 
-    /// The order that `importance` gives.
+    /// The order that `importance` gives. `windows` is the calibration's text: Taylor scores read
+    /// a part of it again.
     ///
     /// # Errors
-    /// When the calibration was made for a model of other dimensions or holds NaN.
+    /// When the calibration was made for a model of other dimensions or holds NaN, or the model
+    /// cannot read the text.
     pub fn of(
         model: &ModelConfig,
         weights: &ModelWeights,
         calibration: &Calibration,
+        windows: &TokenWindows,
         importance: Importance,
     ) -> Result<Self, SupernetError> {
         calibration.check(model)?;
         let layers = weights.layers.par_iter().zip(&calibration.layers);
-        let layers = layers.enumerate().map(|(index, (weights, statistics))| {
-            let heads = head_ranks(model, weights, &statistics.attention, importance, index);
-            let neurons = match importance {
-                Importance::Reconstruction => {
-                    reconstruction::order(&weights.down_proj, &statistics.mlp, 1)
-                }
-                Importance::Random => shuffled(model.intermediate_size, 2 * index as u64 + 1),
-                _ => descending(&channel_scores(
-                    importance,
-                    weights_of_neurons(weights),
-                    &statistics.mlp,
-                )),
-            };
-            let [kv_groups, heads] = heads;
-            let per_group = model.heads_per_group();
-            let in_group = |group: &usize| {
-                let of_group = heads.iter().filter(|head| *head / per_group == *group);
-                of_group.map(|head| head % per_group).collect()
-            };
-            LayerOrder {
-                heads_in_group: kv_groups.iter().map(in_group).collect(),
-                kv_groups,
-                neurons,
+        let ranks: Vec<UnitRanks> = match importance {
+            Importance::Reconstruction => layers
+                .map(|(weights, statistics)| UnitRanks::reconstructed(model, weights, statistics))
+                .collect(),
+            Importance::Taylor => {
+                let scores = taylor::unit_scores(model, weights, windows)?;
+                scores.iter().map(UnitRanks::descending).collect()
             }
-        });
+            Importance::Fluctuation
+            | Importance::Activation
+            | Importance::Wanda
+            | Importance::Magnitude => layers
+                .map(|(weights, statistics)| {
+                    let scores = UnitScores::of_channels(model, importance, weights, statistics);
+                    UnitRanks::descending(&scores)
+                })
+                .collect(),
+            Importance::Random => (0..model.num_hidden_layers)
+                .map(|layer| UnitRanks::random(model, layer))
+                .collect(),
+        };
+        let layers = ranks.into_iter().map(|ranks| ranks.into_order(model));
         Ok(Self {
             layers: layers.collect(),
         })
@@ -198,39 +201,6 @@ fn is_permutation(order: &[usize], units: usize) -> bool {
     sorted.into_iter().eq(0..units)
 }
 
-/// All KV groups and all query heads of a layer, the most important first.
-fn head_ranks(
-    model: &ModelConfig,
-    weights: &LayerWeights,
-    statistics: &ChannelStatistics,
-    importance: Importance,
-    layer: usize,
-) -> [Vec<usize>; 2] {
-    let group_width = model.heads_per_group() * model.head_dim;
-    let o_proj = &weights.o_proj;
-    match importance {
-        Importance::Reconstruction => [group_width, model.head_dim]
-            .map(|unit| reconstruction::order(o_proj, statistics, unit)),
-        Importance::Random => [model.num_key_value_heads, model.num_attention_heads]
-            .map(|units| shuffled(units, 2 * layer as u64)),
-        _ => {
-            let weights = score::UnitWeights::of_heads(weights);
-            let scores = channel_scores(importance, weights, statistics);
-            [group_width, model.head_dim].map(|unit| {
-                let units = scores.chunks_exact(unit);
-                descending(&units.map(|unit| unit.iter().sum()).collect::<Vec<f64>>())
-            })
-        }
-    }
-}
-
-fn weights_of_neurons(weights: &LayerWeights) -> score::UnitWeights<'_> {
-    score::UnitWeights {
-        output: &weights.down_proj,
-        inputs: vec![&weights.gate_proj, &weights.up_proj],
-    }
-}
-
 impl LayerOrder {
     /// The checkpoint's query channels in this order, `[heads * head_dim]`.
     pub(crate) fn query_channels(&self, model: &ModelConfig) -> Vec<usize> {
@@ -251,29 +221,9 @@ impl LayerOrder {
     }
 }
 
-/// Indices from the largest score to the smallest; equal scores keep their order.
-fn descending(scores: &[f64]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-    order
-}
-
-fn shuffled(units: usize, stream: u64) -> Vec<usize> {
-    let mut rng = ChaCha8Rng::seed_from_u64(RANDOM_SEED);
-    rng.set_stream(stream);
-    let mut order: Vec<usize> = (0..units).collect();
-    order.shuffle(&mut rng);
-    order
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn descending_is_stable() {
-        assert_eq!(descending(&[1.0, 3.0, 1.0, 2.0]), [1, 3, 0, 2]);
-    }
 
     #[test]
     fn names_are_read_back() {

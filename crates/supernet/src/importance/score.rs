@@ -1,10 +1,49 @@
-//! Scores that look at one channel at a time.
+//! Scores of a layer's units, and those that look at one channel at a time.
 
+use lathe_arch::ModelConfig;
 use ndarray::Array2;
 
 use super::Importance;
-use crate::calibration::ChannelStatistics;
+use crate::calibration::{ChannelStatistics, LayerStatistics};
 use crate::checkpoint::LayerWeights;
+
+/// The scores of a layer's units, by their index in the checkpoint.
+pub(super) struct UnitScores {
+    /// `[num_key_value_heads]`
+    pub kv_groups: Vec<f64>,
+    /// `[num_attention_heads]`
+    pub heads: Vec<f64>,
+    /// `[intermediate_size]`
+    pub neurons: Vec<f64>,
+}
+
+impl UnitScores {
+    /// Sums over the units' channels.
+    ///
+    /// # Panics
+    /// For importances that are no scores of single channels.
+    pub fn of_channels(
+        model: &ModelConfig,
+        importance: Importance,
+        weights: &LayerWeights,
+        statistics: &LayerStatistics,
+    ) -> Self {
+        let heads = UnitWeights::of_heads(weights);
+        let heads = channel_scores(importance, heads, &statistics.attention);
+        let neurons = UnitWeights::of_neurons(weights);
+        Self {
+            kv_groups: sums(&heads, model.heads_per_group() * model.head_dim),
+            heads: sums(&heads, model.head_dim),
+            neurons: channel_scores(importance, neurons, &statistics.mlp),
+        }
+    }
+}
+
+/// Sums of each `count` numbers.
+pub(super) fn sums(values: &[f64], count: usize) -> Vec<f64> {
+    let units = values.chunks_exact(count);
+    units.map(|unit| unit.iter().sum()).collect()
+}
 
 /// The matrices that have the block's channels on one side.
 pub(super) struct UnitWeights<'a> {
@@ -21,6 +60,14 @@ impl<'a> UnitWeights<'a> {
         Self {
             output: &weights.o_proj,
             inputs: vec![&weights.q_proj],
+        }
+    }
+
+    /// Of the neurons of an MLP block.
+    pub fn of_neurons(weights: &'a LayerWeights) -> Self {
+        Self {
+            output: &weights.down_proj,
+            inputs: vec![&weights.gate_proj, &weights.up_proj],
         }
     }
 }
@@ -59,8 +106,8 @@ pub(super) fn channel_scores(
                 (norm + inputs.sum::<f64>()).sqrt()
             })
             .collect(),
-        Importance::Reconstruction | Importance::Random => {
-            unreachable!("{} ranks whole blocks", importance.name())
+        Importance::Reconstruction | Importance::Taylor | Importance::Random => {
+            unreachable!("{} is no score of single channels", importance.name())
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use lathe_arch::ModelConfig;
 
+use super::Importance;
 use super::score::{UnitWeights, channel_scores};
-use super::{Importance, weights_of_neurons};
 use crate::SupernetError;
 use crate::calibration::Calibration;
 use crate::checkpoint::ModelWeights;
@@ -37,7 +37,7 @@ pub fn standardized_fluctuations(
         let heads = standardized(heads.iter().map(|score| score * score).collect());
         let groups = heads.chunks_exact(group);
         let mean = |channels: &[f64]| channels.iter().sum::<f64>() / group as f64;
-        let neurons = weights_of_neurons(weights);
+        let neurons = UnitWeights::of_neurons(weights);
         let neurons = channel_scores(importance, neurons, &statistics.mlp);
         LayerScores {
             kv_groups: groups.map(mean).collect(),
