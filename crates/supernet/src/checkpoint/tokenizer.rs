@@ -15,6 +15,9 @@ const USER_DEFINED: f64 = 4.0;
 /// The splitting pattern of Llama 3.
 const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// The splitting pattern of Qwen2, which Qwen2.5 and Qwen3 have too.
+const QWEN2_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 /// A text that cannot be split into tokens.
 #[derive(Debug, thiserror::Error)]
 #[error("the text that begins with {start:?} cannot be tokenized: {reason}")]
@@ -126,7 +129,7 @@ impl Tokenizer {
             "truncation": null,
             "padding": null,
             "added_tokens": added_tokens(tokens, types),
-            "normalizer": null,
+            "normalizer": normalizer(pre),
             "pre_tokenizer": pre_tokenizer,
             "post_processor": null,
             "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
@@ -191,6 +194,7 @@ fn read_settings(tokenizer: &Path) -> Result<Json, CheckpointError> {
 /// piece that is in the vocabulary is taken without merging.
 fn pre_tokenizer(at: At<'_>, name: &str) -> Result<(Json, bool), CheckpointError> {
     let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
+    let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let sequence = |parts: Json| json!({"type": "Sequence", "pretokenizers": parts});
     Ok(match name {
         "smollm" => {
@@ -199,20 +203,28 @@ fn pre_tokenizer(at: At<'_>, name: &str) -> Result<(Json, bool), CheckpointError
         }
         "gpt-2" | "default" => (byte_level(true), false),
         "llama-bpe" | "llama3" | "llama-v3" => {
-            let split = json!({
-                "type": "Split",
-                "pattern": {"Regex": LLAMA3_PATTERN},
-                "behavior": "Isolated",
-                "invert": false,
-            });
+            let split = split(LLAMA3_PATTERN);
             (sequence(json!([split, byte_level(false)])), true)
         }
+        "qwen2" => {
+            let split = split(QWEN2_PATTERN);
+            (sequence(json!([split, byte_level(false)])), false)
+        }
         other => {
-            let reason =
-                format!("`{other}` is not supported; supported: smollm, gpt-2, default, llama-bpe");
+            let reason = format!(
+                "`{other}` is not supported; supported: smollm, gpt-2, default, llama-bpe, qwen2"
+            );
             return Err(at.field("tokenizer.ggml.pre", reason));
         }
     })
+}
+
+/// What is done to a text before it is split, by llama.cpp's name of the splitting.
+fn normalizer(pre: &str) -> Json {
+    match pre {
+        "qwen2" => json!({"type": "NFC"}),
+        _ => Json::Null,
+    }
 }
 
 fn vocabulary(at: At<'_>, tokens: &[String]) -> Result<Json, CheckpointError> {
