@@ -24,8 +24,8 @@ const MAX_ROTARY_BYTES: u64 = 1 << 30;
 /// blocks, each copy has its bias before its own.
 ///
 /// Attention is that of a layer that sees all tokens. A layer that sees a window costs the same up
-/// to a context of that window, and beyond it ONNX Runtime's CPU kernel still multiplies by all
-/// keys and leaves out the softmax alone.
+/// to a context of that window; beyond it, ONNX Runtime's CPU kernel still multiplies by all keys
+/// and values and saves a part of the softmax alone (gqa_attention_base.h).
 pub struct Chain<'a> {
     /// The model whose block it is.
     pub model: &'a ModelConfig,

@@ -9,8 +9,8 @@ use lathe_arch::{
 };
 use lathe_supernet::checkpoint::{Checkpoint, ModelWeights, read_config};
 use lathe_supernet::{
-    Calibration, Decoder, Evaluator, Importance, ImportanceOrder, Recovery, Supernet, TokenWindows,
-    greedy, logits,
+    Calibration, Decoder, Evaluator, Importance, ImportanceOrder, Recovery, Split, Supernet,
+    TextSplits, TokenWindows, greedy, logits,
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -369,6 +369,39 @@ fn what_is_not_supported_is_named_by_file_and_field() {
     });
     let message = Checkpoint::load(folder.path()).err().unwrap().to_string();
     assert!(message.contains("q_proj.bias"), "{message}");
+}
+
+#[test]
+fn windows_begin_as_the_tokenizer_begins_a_text() {
+    let plain = Checkpoint::load(&fixture("tiny-gemma3")).unwrap().tokenizer;
+    assert_eq!(plain.text_start(), None);
+    let folder = with_config("tiny-gemma3", |_| {});
+    let path = folder.path().join("tokenizer.json");
+    let mut tokenizer: Json = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let (start, text) = (
+        json!({"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}),
+        json!({"Sequence": {"id": "A", "type_id": 0}}),
+    );
+    tokenizer["post_processor"] = json!({
+        "type": "TemplateProcessing",
+        "single": [start, text],
+        "pair": [start, text],
+        "special_tokens": {
+            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]},
+        },
+    });
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let starting = Checkpoint::load(folder.path()).unwrap().tokenizer;
+    assert_eq!(starting.text_start(), Some(0));
+    let passages = (0..200).map(|i| format!("the quick brown fox {i} jumps"));
+    let text = TextSplits::new(passages, 1);
+    let windows = |tokenizer| text.windows(Split::Test, tokenizer, 5, 32).unwrap();
+    let (plain, starting) = (windows(&plain), windows(&starting));
+    assert_eq!(plain.token_count(), starting.token_count());
+    let (plain, starting) = (plain.first(33), starting.first(66));
+    assert_eq!((starting[0], starting[33]), (0, 0));
+    assert_eq!(starting[1..33], plain[..32]);
+    assert_eq!(starting[34], plain[32]);
 }
 
 #[test]

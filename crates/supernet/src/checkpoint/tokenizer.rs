@@ -34,6 +34,7 @@ pub struct Tokenizer {
     json: String,
     bos_token_id: Option<u32>,
     eos_token_id: Option<u32>,
+    text_start: Option<u32>,
     chat_template: Option<String>,
 }
 
@@ -66,6 +67,12 @@ impl Tokenizer {
         self.eos_token_id
     }
 
+    /// The token that the tokenizer puts before every text, where it does: Gemma has hardly seen a
+    /// text without it.
+    pub fn text_start(&self) -> Option<u32> {
+        self.text_start
+    }
+
     /// The text of one token as the vocabulary has it.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
@@ -93,6 +100,10 @@ impl Tokenizer {
         let id = |token: Option<String>| tokenizer.inner.token_to_id(&token?);
         (tokenizer.bos_token_id, tokenizer.eos_token_id) =
             (id(special("bos_token")), id(special("eos_token")));
+        let nothing = tokenizer.inner.encode_fast("", true);
+        let nothing = nothing.map_err(|error| At(path).damaged(error.to_string()))?;
+        let start = tokenizer.bos_token_id;
+        tokenizer.text_start = start.filter(|start| nothing.get_ids().first() == Some(start));
         tokenizer.chat_template = settings["chat_template"].as_str().map(str::to_owned);
         Ok(tokenizer)
     }
@@ -154,6 +165,8 @@ impl Tokenizer {
         };
         tokenizer.bos_token_id = id("tokenizer.ggml.bos_token_id")?;
         tokenizer.eos_token_id = id("tokenizer.ggml.eos_token_id")?;
+        let adds_start = fields.get("tokenizer.ggml.add_bos_token") == Some(&Value::Bool(true));
+        tokenizer.text_start = tokenizer.bos_token_id.filter(|_| adds_start);
         if let Some(Value::String(template)) = fields.get("tokenizer.chat_template") {
             tokenizer.chat_template = Some(template.clone());
         }
@@ -174,6 +187,7 @@ impl Tokenizer {
             json,
             bos_token_id: None,
             eos_token_id: None,
+            text_start: None,
             chat_template: None,
         })
     }
