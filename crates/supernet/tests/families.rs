@@ -19,6 +19,13 @@ use serde_json::{Value as Json, json};
 #[derive(Deserialize)]
 struct References {
     models: Vec<Reference>,
+    pieces: Vec<Tokens>,
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    text: String,
+    ids: Vec<u32>,
 }
 
 #[derive(Deserialize)]
@@ -44,9 +51,9 @@ fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn references() -> Vec<Reference> {
+fn references() -> References {
     let text = fs::read(fixture("family_logits.json")).unwrap();
-    serde_json::from_slice::<References>(&text).unwrap().models
+    serde_json::from_slice(&text).unwrap()
 }
 
 fn checkpoints() -> Vec<Checkpoint> {
@@ -102,7 +109,7 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn logits_and_greedy_tokens_are_those_of_transformers() {
-    for reference in references() {
+    for reference in references().models {
         let checkpoint = Checkpoint::load(&fixture(&reference.model)).unwrap();
         let model = &checkpoint.config;
         let counted = SubnetConfig::full(model).parameters(model);
@@ -124,7 +131,7 @@ fn logits_and_greedy_tokens_are_those_of_transformers() {
 /// transformers has zeros in the columns of the last matrices that are cut away here.
 #[test]
 fn pruned_logits_are_those_of_transformers() {
-    for reference in references() {
+    for reference in references().models {
         let checkpoint = Checkpoint::load(&fixture(&reference.model)).unwrap();
         let (model, weights) = (&checkpoint.config, &checkpoint.weights);
         let unordered = Supernet::unordered(model, weights);
@@ -167,6 +174,26 @@ fn gguf_files_hold_the_same_models() {
         let text = "the quick brown fox 42";
         let ids = gguf.tokenizer.encode(text).unwrap();
         assert_eq!(gguf.tokenizer.decode(&ids), text);
+    }
+}
+
+/// Gemma's tokenizer lies in GGUF files as pieces and scores.
+#[test]
+fn pieces_are_merged_as_their_scores_say() {
+    let tokenizer = Checkpoint::load(&fixture("tiny-gemma3.gguf"))
+        .unwrap()
+        .tokenizer;
+    assert_eq!(tokenizer.text_start(), Some(2));
+    let cases = references().pieces;
+    assert_eq!(cases.len(), 200);
+    for case in cases {
+        assert_eq!(
+            tokenizer.encode(&case.text).unwrap(),
+            case.ids,
+            "{}",
+            case.text
+        );
+        assert_eq!(tokenizer.decode(&case.ids), case.text);
     }
 }
 

@@ -12,6 +12,7 @@ mod config_json;
 mod error;
 pub mod gguf;
 mod huggingface;
+mod sentencepiece;
 mod tokenizer;
 mod weights;
 

@@ -6,7 +6,8 @@ use serde_json::{Value as Json, json};
 
 use super::CheckpointError;
 use super::error::At;
-use super::gguf::{Header, Value};
+use super::gguf::{Fields, Header, Value};
+use super::sentencepiece::{self, Pieces};
 
 /// GGUF's token types (llama.cpp, `llama_token_type`).
 const CONTROL: f64 = 3.0;
@@ -115,48 +116,17 @@ impl Tokenizer {
     ) -> Result<Self, CheckpointError> {
         let at = At(path);
         let fields = super::gguf::Fields::new(path, header);
-        let model = fields.text("tokenizer.ggml.model")?;
-        if model != "gpt2" {
-            let reason = format!("`{model}` is not supported; supported: gpt2 (byte-level BPE)");
-            return Err(at.field("tokenizer.ggml.model", reason));
-        }
         let tokens = fields.strings("tokenizer.ggml.tokens")?;
-        let types: &[f64] = match fields.get("tokenizer.ggml.token_type") {
-            Some(Value::Numbers(types)) if types.len() == tokens.len() => types,
-            Some(_) => {
-                let reason = "expected one number a token";
-                return Err(at.field("tokenizer.ggml.token_type", reason));
+        let types = numbers(at, &fields, "tokenizer.ggml.token_type", tokens)?.unwrap_or(&[]);
+        let json = match fields.text("tokenizer.ggml.model")? {
+            "gpt2" => byte_level_json(at, &fields, tokens, types)?,
+            "llama" => sentencepiece_json(at, &fields, tokens, types)?,
+            other => {
+                let supported = "gpt2 (byte-level BPE), llama (SentencePiece BPE)";
+                let reason = format!("`{other}` is not supported; supported: {supported}");
+                return Err(at.field("tokenizer.ggml.model", reason));
             }
-            None => &[],
         };
-        let merges = fields.strings("tokenizer.ggml.merges")?;
-        let pre = match fields.get("tokenizer.ggml.pre") {
-            Some(_) => fields.text("tokenizer.ggml.pre")?,
-            None => "default",
-        };
-        let (pre_tokenizer, ignore_merges) = pre_tokenizer(at, pre)?;
-        let json = json!({
-            "version": "1.0",
-            "truncation": null,
-            "padding": null,
-            "added_tokens": added_tokens(tokens, types),
-            "normalizer": normalizer(pre),
-            "pre_tokenizer": pre_tokenizer,
-            "post_processor": null,
-            "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-            "model": {
-                "type": "BPE",
-                "dropout": null,
-                "unk_token": null,
-                "continuing_subword_prefix": null,
-                "end_of_word_suffix": null,
-                "fuse_unk": false,
-                "byte_fallback": false,
-                "ignore_merges": ignore_merges,
-                "vocab": vocabulary(at, tokens)?,
-                "merges": merges,
-            },
-        });
         let mut tokenizer = Self::from_json(at, json.to_string(), vocab_size)?;
         let id = |field: &str| match fields.get(field) {
             Some(Value::Unsigned(id)) if *id < vocab_size as u64 => Ok(Some(*id as u32)),
@@ -202,6 +172,97 @@ fn read_settings(tokenizer: &Path) -> Result<Json, CheckpointError> {
     let at = At(&path);
     let text = std::fs::read_to_string(&path).map_err(|source| at.io(source))?;
     serde_json::from_str(&text).map_err(|error| at.damaged(error.to_string()))
+}
+
+/// A list with one number a token, where there is one.
+fn numbers<'a>(
+    at: At<'_>,
+    fields: &Fields<'a>,
+    field: &str,
+    tokens: &[String],
+) -> Result<Option<&'a [f64]>, CheckpointError> {
+    match fields.get(field) {
+        Some(Value::Numbers(numbers)) if numbers.len() == tokens.len() => Ok(Some(numbers)),
+        Some(_) => Err(at.field(field, "expected one number a token")),
+        None => Ok(None),
+    }
+}
+
+/// The `tokenizer.json` of a byte-level BPE tokenizer.
+fn byte_level_json(
+    at: At<'_>,
+    fields: &Fields<'_>,
+    tokens: &[String],
+    types: &[f64],
+) -> Result<Json, CheckpointError> {
+    let merges = fields.strings("tokenizer.ggml.merges")?;
+    let pre = match fields.get("tokenizer.ggml.pre") {
+        Some(_) => fields.text("tokenizer.ggml.pre")?,
+        None => "default",
+    };
+    let (pre_tokenizer, ignore_merges) = pre_tokenizer(at, pre)?;
+    Ok(json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added_tokens(tokens, types),
+        "normalizer": normalizer(pre),
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "model": {
+            "type": "BPE",
+            "dropout": null,
+            "unk_token": null,
+            "continuing_subword_prefix": null,
+            "end_of_word_suffix": null,
+            "fuse_unk": false,
+            "byte_fallback": false,
+            "ignore_merges": ignore_merges,
+            "vocab": vocabulary(at, tokens)?,
+            "merges": merges,
+        },
+    }))
+}
+
+/// The `tokenizer.json` of a SentencePiece tokenizer.
+fn sentencepiece_json(
+    at: At<'_>,
+    fields: &Fields<'_>,
+    tokens: &[String],
+    types: &[f64],
+) -> Result<Json, CheckpointError> {
+    let field = "tokenizer.ggml.scores";
+    let scores = numbers(at, fields, field, tokens)?;
+    let scores = scores.ok_or_else(|| at.field(field, "it is missing"))?;
+    let pieces = Pieces {
+        tokens,
+        scores,
+        types,
+    };
+    let adds_prefix = fields.get("tokenizer.ggml.add_space_prefix") != Some(&Value::Bool(false));
+    Ok(json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added_tokens(tokens, types),
+        "normalizer": sentencepiece::normalizer(adds_prefix),
+        "pre_tokenizer": null,
+        "post_processor": null,
+        "decoder": sentencepiece::decoder(),
+        "model": {
+            "type": "BPE",
+            "dropout": null,
+            "unk_token": pieces.unknown(),
+            "continuing_subword_prefix": null,
+            "end_of_word_suffix": null,
+            "fuse_unk": true,
+            "byte_fallback": true,
+            "ignore_merges": false,
+            "vocab": vocabulary(at, tokens)?,
+            "merges": pieces.merges(),
+        },
+    }))
 }
 
 /// How text is split before merging, by llama.cpp's name (llama-vocab.cpp), and whether a whole
