@@ -44,8 +44,7 @@ impl SlidingWindow {
 
     /// What layer `layer` sees.
     pub fn layer_type(&self, layer: usize) -> LayerType {
-        let types = self.layer_types.iter().cycle();
-        let found = types.skip(layer % self.layer_types.len().max(1)).next();
+        let found = self.layer_types.get(layer % self.layer_types.len().max(1));
         found.copied().unwrap_or(LayerType::FullAttention)
     }
 

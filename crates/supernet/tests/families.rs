@@ -368,6 +368,11 @@ fn what_is_not_supported_is_named_by_file_and_field() {
         ),
         ("tiny-gemma3", "sliding_window", json!(0)),
     ];
+    let empty = with_config("tiny-gemma3", |config| {
+        *config = json!({"model_type": "gemma3"});
+    });
+    let message = read_config(empty.path()).unwrap_err().to_string();
+    assert!(message.contains("text_config"), "{message}");
     for (name, field, value) in cases {
         let folder = with_config(name, |config| config[field] = value.clone());
         let message = read_config(folder.path()).unwrap_err().to_string();
@@ -429,6 +434,25 @@ fn windows_begin_as_the_tokenizer_begins_a_text() {
     assert_eq!((starting[0], starting[33]), (0, 0));
     assert_eq!(starting[1..33], plain[..32]);
     assert_eq!(starting[34], plain[32]);
+}
+
+/// The tokenizer of small Gemma models has a token for images, and their embedding no row.
+#[test]
+fn an_added_token_may_lie_outside_the_vocabulary() {
+    let folder = with_config("tiny-gemma3", |_| {});
+    let path = folder.path().join("tokenizer.json");
+    let mut tokenizer: Json = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let mut added = tokenizer["added_tokens"][0].clone();
+    (added["id"], added["content"]) = (json!(320), json!("<image>"));
+    tokenizer["added_tokens"]
+        .as_array_mut()
+        .unwrap()
+        .push(added);
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let tokenizer = Checkpoint::load(folder.path()).unwrap().tokenizer;
+    tokenizer.encode("a fox").unwrap();
+    let message = tokenizer.encode("a <image>").unwrap_err().to_string();
+    assert!(message.contains("token id 320"), "{message}");
 }
 
 #[test]

@@ -89,6 +89,9 @@ pub(super) fn read(path: &Path) -> Result<ModelConfig, CheckpointError> {
     };
     if model_type == "gemma3" {
         json = json["text_config"].take();
+        if json.is_null() {
+            return Err(missing(at, "text_config"));
+        }
     }
     let raw = serde_json::from_value(json);
     let mut raw: RawConfig = raw.map_err(|error| at.damaged(error.to_string()))?;

@@ -33,6 +33,7 @@ pub struct TokenizeError {
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     json: String,
+    vocab_size: usize,
     bos_token_id: Option<u32>,
     eos_token_id: Option<u32>,
     text_start: Option<u32>,
@@ -43,14 +44,24 @@ impl Tokenizer {
     /// Token ids of `text`, without adding any special token.
     ///
     /// # Errors
-    /// When the splitting pattern gives up on the text, as it may on pathological input.
+    /// When the splitting pattern gives up on the text, as it may on pathological input, or the
+    /// model has no row for a token of it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
-        let encoding = self.inner.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| TokenizeError {
+        let refused = |reason: String| TokenizeError {
             start: text.chars().take(40).collect(),
-            reason: error.to_string(),
-        })?;
-        Ok(encoding.get_ids().to_vec())
+            reason,
+        };
+        let encoding = self.inner.encode_fast(text, false);
+        let encoding = encoding.map_err(|error| refused(error.to_string()))?;
+        let ids = encoding.get_ids();
+        match ids.iter().find(|id| **id as usize >= self.vocab_size) {
+            None => Ok(ids.to_vec()),
+            Some(id) => {
+                let size = self.vocab_size;
+                let reason = format!("token id {id} is outside the model's vocabulary of {size}");
+                Err(refused(reason))
+            }
+        }
     }
 
     /// The text of token ids, special tokens included.
@@ -146,7 +157,9 @@ impl Tokenizer {
     fn from_json(at: At<'_>, json: String, vocab_size: usize) -> Result<Self, CheckpointError> {
         let inner = tokenizers::Tokenizer::from_bytes(&json);
         let inner = inner.map_err(|error| at.damaged(format!("tokenizer: {error}")))?;
-        let largest = inner.get_vocab(true).into_values().max().unwrap_or(0);
+        // Tokens that were added may lie outside: small Gemma models have no row for the one that
+        // stands for images. A text with such a token is refused.
+        let largest = inner.get_vocab(false).into_values().max().unwrap_or(0);
         if largest as usize >= vocab_size {
             let reason =
                 format!("token id {largest} is outside the model's vocabulary of {vocab_size}");
@@ -155,6 +168,7 @@ impl Tokenizer {
         Ok(Self {
             inner,
             json,
+            vocab_size,
             bos_token_id: None,
             eos_token_id: None,
             text_start: None,
