@@ -48,6 +48,9 @@ fn random_weights(model: &ModelConfig) -> ModelWeights {
         gate_proj: matrix(inner, hidden),
         up_proj: matrix(inner, hidden),
         down_proj: matrix(hidden, inner),
+        qkv_bias: None,
+        qk_norm: None,
+        post_norms: None,
     });
     let layers = layers.collect();
     ModelWeights {

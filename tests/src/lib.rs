@@ -91,7 +91,18 @@ pub fn smollm2() -> Checkpoint {
 /// # Panics
 /// When the fixture is damaged.
 pub fn tiny() -> (Checkpoint, Supernet) {
-    let checkpoint = Checkpoint::load(&fixture("tiny-llama")).expect("the fixture is sound");
+    tiny_of("tiny-llama")
+}
+
+/// The tiny models of other families.
+pub const OTHER_FAMILIES: [&str; 3] = ["tiny-qwen2", "tiny-qwen3", "tiny-gemma3"];
+
+/// The tiny model of this name, ordered likewise.
+///
+/// # Panics
+/// When the fixture is damaged.
+pub fn tiny_of(name: &str) -> (Checkpoint, Supernet) {
+    let checkpoint = Checkpoint::load(&fixture(name)).expect("the fixture is sound");
     let supernet = calibrated(&checkpoint, 64, Recovery::LeastSquares);
     (checkpoint, supernet)
 }

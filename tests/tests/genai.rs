@@ -78,7 +78,16 @@ fn run(folder: &Path, text: &str, prompt: &[u32], count: usize) -> Vec<Vec<u32>>
 
 #[test]
 fn greedy_tokens_and_tokenization_are_ours() {
-    let (checkpoint, supernet) = lathe_tests::tiny();
+    agrees("tiny-llama");
+}
+
+#[test]
+fn greedy_tokens_of_other_families_are_ours() {
+    lathe_tests::OTHER_FAMILIES.into_iter().for_each(agrees);
+}
+
+fn agrees(name: &str) {
+    let (checkpoint, supernet) = lathe_tests::tiny_of(name);
     let model = &checkpoint.config;
     let text = "the quick brown model";
     let prompt = checkpoint.tokenizer.encode(text).unwrap();
@@ -94,8 +103,8 @@ fn greedy_tokens_and_tokenization_are_ours() {
         .unwrap();
         let ours = greedy(&subnet, &prompt, 32).unwrap();
         let theirs = run(folder.path(), text, &prompt, 32);
-        assert_eq!(theirs[0], prompt);
-        assert_eq!(theirs[1], ours, "with a shared buffer");
-        assert_eq!(theirs[2], ours, "without a shared buffer");
+        assert_eq!(theirs[0], prompt, "{name}");
+        assert_eq!(theirs[1], ours, "{name} with a shared buffer");
+        assert_eq!(theirs[2], ours, "{name} without a shared buffer");
     }
 }

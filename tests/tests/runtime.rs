@@ -1,10 +1,10 @@
 //! What ONNX Runtime computes is what the super-network computes.
 
 use lathe_agent::{GenerateJob, SessionConfig};
-use lathe_arch::{Precision, SubnetConfig};
+use lathe_arch::{AttentionConfig, BlockShape, MlpConfig, Precision, SubnetConfig};
 use lathe_export::export_onnx;
 use lathe_onnx::{LogitRows, MODEL_FILE};
-use lathe_profiler::{Agent, ProfilerError};
+use lathe_profiler::{Agent, ProfilerError, check_structure};
 use lathe_supernet::checkpoint::Checkpoint;
 use lathe_supernet::{Decoder, Recovery, Subnet, Supernet, logits};
 
@@ -80,6 +80,10 @@ fn the_tiny_model_agrees() {
 #[test]
 fn quantised_exports_stay_near_the_model() {
     let (checkpoint, supernet) = lathe_tests::tiny();
+    quantised_stay_near(&checkpoint, &supernet);
+}
+
+fn quantised_stay_near(checkpoint: &Checkpoint, supernet: &Supernet) {
     let prompt = [3, 77, 12, 300, 9, 41];
     for config in [
         SubnetConfig::full(&checkpoint.config),
@@ -97,6 +101,57 @@ fn quantised_exports_stay_near_the_model() {
         let (int8, int4) = (error(Precision::Int8), error(Precision::Int4));
         assert!(0.0 < int8 && int8 < 0.1, "int8 is off by {int8}");
         assert!(int8 < int4 && int4 < 0.9, "int4 is off by {int4}");
+    }
+}
+
+/// Prompt and decode are each longer than Gemma's window of 8 tokens.
+#[test]
+fn other_families_agree() {
+    for name in lathe_tests::OTHER_FAMILIES {
+        let (checkpoint, supernet) = lathe_tests::tiny_of(name);
+        let prompt: Vec<u32> = (0..19).map(|i| 3 + i * 41 % 300).collect();
+        let model = &checkpoint.config;
+        for config in [SubnetConfig::full(model), lathe_tests::uneven(model)] {
+            agrees(&supernet.cut(&config).unwrap(), &prompt, 12);
+        }
+        agrees(&supernet.full(), &prompt[..3], 16);
+        let nothing = SubnetConfig::uniform(model, None, None);
+        agrees(&supernet.cut(&nothing).unwrap(), &[3, 77, 12], 3);
+    }
+}
+
+#[test]
+fn quantised_exports_of_other_families_stay_near_the_models() {
+    for name in lathe_tests::OTHER_FAMILIES {
+        let (checkpoint, supernet) = lathe_tests::tiny_of(name);
+        quantised_stay_near(&checkpoint, &supernet);
+    }
+}
+
+/// A network holds the operators of its blocks as they are priced, whatever the family.
+#[test]
+fn networks_of_other_families_are_the_sums_of_their_blocks() {
+    for name in lathe_tests::OTHER_FAMILIES {
+        let (checkpoint, _) = lathe_tests::tiny_of(name);
+        let model = &checkpoint.config;
+        let sizes = [
+            BlockShape::Attention(AttentionConfig::full(model)),
+            BlockShape::Attention(AttentionConfig::with_groups(model, 1)),
+            BlockShape::Mlp(MlpConfig::full(model)),
+            BlockShape::Mlp(MlpConfig::with_width(32)),
+        ];
+        let precisions = [Precision::F32, Precision::Int8];
+        let blocks: Vec<BlockShape> = precisions
+            .iter()
+            .flat_map(|precision| sizes.map(|block| block.with_precision(*precision)))
+            .collect();
+        let work = tempfile::tempdir().unwrap();
+        let found = check_structure(&lathe_tests::agent(), model, &blocks, 1, work.path()).unwrap();
+        assert_eq!(found.len(), 2);
+        for structure in found {
+            let none: [String; 0] = [];
+            assert_eq!(structure.differences, none, "{name}");
+        }
     }
 }
 

@@ -55,6 +55,22 @@ impl BlockShape {
         }
     }
 
+    /// Gains of the block's norms and biases of its projections; for both ends, of the final norm.
+    pub fn vector_weights(&self, model: &ModelConfig) -> u64 {
+        let hidden = model.hidden_size as u64;
+        let norms = hidden * (1 + u64::from(model.post_norms));
+        match self {
+            BlockShape::EmbeddingAndHead(_) => hidden,
+            BlockShape::Mlp(_) => norms,
+            BlockShape::Attention(a) => {
+                let head = model.head_dim as u64;
+                let projected = (a.heads + 2 * a.kv_heads) as u64 * head;
+                let biases = u64::from(model.qkv_bias) * projected;
+                norms + biases + u64::from(model.qk_norm) * 2 * head
+            }
+        }
+    }
+
     /// Inputs and outputs of each of the block's matrices, as they are stored.
     fn matrices(&self, model: &ModelConfig) -> Vec<(u64, u64)> {
         let hidden = model.hidden_size as u64;
@@ -99,7 +115,8 @@ impl BlockShape {
     }
 
     /// Floating point operations of one pass: two per multiply-accumulate of the matrices and of
-    /// attention (causal: only positions that are seen).
+    /// attention (causal: only positions that are seen). Attention is that of a layer that sees
+    /// all tokens; [`SubnetConfig::flops`] knows which layers see a window.
     pub fn flops(&self, model: &ModelConfig, phase: &Phase) -> u64 {
         let batch = phase.batch() as u64;
         let tokens = phase.new_tokens() as u64;
@@ -108,10 +125,8 @@ impl BlockShape {
             BlockShape::EmbeddingAndHead(head) => batch * head.rows(tokens) * matrices,
             BlockShape::Mlp(_) => batch * tokens * matrices,
             BlockShape::Attention(a) => {
-                let past = phase.past_tokens() as u64;
-                let seen_pairs = tokens * past + tokens * (tokens + 1) / 2;
-                let scores_and_values = 4 * seen_pairs * (a.heads * model.head_dim) as u64;
-                batch * (tokens * matrices + scores_and_values)
+                let scores_and_values = a.flops_of_scores(model, phase, None);
+                batch * tokens * matrices + scores_and_values
             }
         }
     }
@@ -122,6 +137,21 @@ impl BlockShape {
             BlockShape::Attention(a) => 2 * 4 * (a.kv_heads * model.head_dim) as u64,
             BlockShape::EmbeddingAndHead(_) | BlockShape::Mlp(_) => 0,
         }
+    }
+}
+
+impl AttentionConfig {
+    /// Operations of scores and values in a layer that sees `window` tokens, or all.
+    fn flops_of_scores(&self, model: &ModelConfig, phase: &Phase, window: Option<usize>) -> u64 {
+        let (tokens, past) = (phase.new_tokens() as u64, phase.past_tokens() as u64);
+        let all = tokens * past + tokens * (tokens + 1) / 2;
+        // Token `t` sees `past + t + 1` tokens, and those beyond the window it does not.
+        let window = window.map_or(u64::MAX, |window| window as u64);
+        let beyond = (past + tokens).saturating_sub(window);
+        let before = past.saturating_sub(window);
+        let unseen = beyond * (beyond + 1) / 2 - before * (before + 1) / 2;
+        let pairs = phase.batch() as u64 * (all - unseen);
+        4 * pairs * (self.heads * model.head_dim) as u64
     }
 }
 
@@ -136,7 +166,8 @@ impl HeadConfig {
 }
 
 impl SubnetConfig {
-    /// Parameters of the sub-network: matrices, norm gains, and the biases that pruning left.
+    /// Parameters of the sub-network: matrices, norm gains, biases of projections, and the biases
+    /// that pruning left.
     pub fn parameters(&self, model: &ModelConfig) -> u64 {
         let full = FullShapes::of(model);
         let hidden = model.hidden_size as u64;
@@ -144,7 +175,7 @@ impl SubnetConfig {
         let ends = matrices * model.vocab_size as u64 * hidden + hidden;
         let blocks: u64 = self
             .blocks()
-            .map(|block| block.matrix_weights(model) + hidden)
+            .map(|block| block.matrix_weights(model) + block.vector_weights(model))
             .sum();
         let biases = self
             .layers
@@ -160,10 +191,15 @@ impl SubnetConfig {
     /// Floating point operations of one pass with the LM head on the last position.
     pub fn flops(&self, model: &ModelConfig, phase: &Phase) -> u64 {
         let ends = self.head(LogitRows::Last).flops(model, phase);
-        ends + self
-            .blocks()
-            .map(|block| block.flops(model, phase))
-            .sum::<u64>()
+        let blocks: u64 = self.blocks().map(|block| block.flops(model, phase)).sum();
+        let layers = self.layers.iter().enumerate();
+        let unseen = layers.filter_map(|(index, layer)| {
+            let attention = layer.attention?;
+            let window = model.window(index);
+            let flops = |window| attention.flops_of_scores(model, phase, window);
+            Some(flops(None) - flops(window))
+        });
+        ends + blocks - unseen.sum::<u64>()
     }
 
     /// Bytes of all parameters as stored.
@@ -199,6 +235,7 @@ impl SubnetConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Family, LayerType, SlidingWindow};
 
     #[test]
     fn the_full_model_has_the_published_size() {
@@ -208,6 +245,96 @@ mod tests {
         assert_eq!(full.weight_bytes(&model), 4 * 134_515_008);
         // 46 kB of keys and values per token: 30 layers x 2 x 192 x 4 bytes.
         assert_eq!(full.kv_cache_bytes(&model, 1, 1), 46_080);
+    }
+
+    /// The dimensions of gemma-3-270m.
+    fn gemma_3_270m() -> ModelConfig {
+        let mut layer_types = vec![LayerType::SlidingAttention; 5];
+        layer_types.push(LayerType::FullAttention);
+        ModelConfig {
+            family: Family::Gemma3,
+            vocab_size: 262_144,
+            hidden_size: 640,
+            intermediate_size: 2048,
+            num_hidden_layers: 18,
+            num_attention_heads: 4,
+            num_key_value_heads: 1,
+            head_dim: 256,
+            qk_norm: true,
+            post_norms: true,
+            sliding_window: Some(SlidingWindow {
+                window: 512,
+                layer_types,
+                rope_theta: 1e4,
+            }),
+            ..ModelConfig::smollm2_135m()
+        }
+    }
+
+    #[test]
+    fn other_families_have_the_published_sizes() {
+        let qwen2 = ModelConfig {
+            family: Family::Qwen2,
+            vocab_size: 151_936,
+            hidden_size: 896,
+            intermediate_size: 4864,
+            num_hidden_layers: 24,
+            num_attention_heads: 14,
+            num_key_value_heads: 2,
+            head_dim: 64,
+            qkv_bias: true,
+            ..ModelConfig::smollm2_135m()
+        };
+        let qwen3 = ModelConfig {
+            family: Family::Qwen3,
+            vocab_size: 151_936,
+            hidden_size: 1024,
+            intermediate_size: 3072,
+            num_hidden_layers: 28,
+            num_attention_heads: 16,
+            num_key_value_heads: 8,
+            head_dim: 128,
+            qk_norm: true,
+            ..ModelConfig::smollm2_135m()
+        };
+        // Qwen2.5-0.5B, Qwen3-0.6B, gemma-3-270m.
+        for (model, parameters) in [
+            (qwen2, 494_032_768),
+            (qwen3, 596_049_920),
+            (gemma_3_270m(), 268_098_176),
+        ] {
+            let full = SubnetConfig::full(&model);
+            assert_eq!(full.parameters(&model), parameters);
+            assert_eq!(full.weight_bytes(&model), 4 * parameters);
+        }
+    }
+
+    #[test]
+    fn a_window_bounds_the_pairs_that_are_seen() {
+        let model = gemma_3_270m();
+        let full = SubnetConfig::full(&model);
+        let mut everywhere = model.clone();
+        everywhere.sliding_window = None;
+        for (seq_len, past) in [(600, 0), (512, 0), (1, 100), (1, 2000), (30, 500)] {
+            let phase = match past {
+                0 => Phase::Prefill { batch: 2, seq_len },
+                _ => Phase::Decode {
+                    batch: 2,
+                    past_len: past,
+                },
+            };
+            let tokens = phase.new_tokens();
+            let seen = (0..tokens).map(|t| (past + t + 1).min(512)).sum::<usize>();
+            let all = (0..tokens).map(|t| past + t + 1).sum::<usize>();
+            let unseen = 2 * 15 * 4 * (all - seen) * 4 * 256;
+            let flops = everywhere_flops(&full, &everywhere, &phase);
+            assert_eq!(full.flops(&model, &phase), flops - unseen as u64);
+        }
+    }
+
+    fn everywhere_flops(subnet: &SubnetConfig, model: &ModelConfig, phase: &Phase) -> u64 {
+        let head = subnet.head(LogitRows::Last).flops(model, phase);
+        head + subnet.blocks().map(|b| b.flops(model, phase)).sum::<u64>()
     }
 
     #[test]

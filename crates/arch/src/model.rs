@@ -1,18 +1,36 @@
 use serde::{Deserialize, Serialize};
 
-use crate::ArchError;
+use crate::{ArchError, LayerType, SlidingWindow};
 
 /// Upper bound on any single dimension read from an untrusted file.
 const MAX_DIMENSION: usize = 1 << 24;
 /// Upper bound on the number of layers read from an untrusted file.
 const MAX_LAYERS: usize = 1 << 12;
 
-/// Architecture families, named as Hugging Face names their `model_type`.
+/// Architecture families: what formats call a model. How it computes stands in [`ModelConfig`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
     /// RMSNorm, rotary embedding, grouped-query attention, SwiGLU; no biases (2302.13971).
     Llama,
+    /// Llama with biases on queries, keys and values: Qwen2 and Qwen2.5 (2407.10671).
+    Qwen2,
+    /// Llama with an RMSNorm of every query and key head (2505.09388).
+    Qwen3,
+    /// Norms of heads and of block outputs, sliding windows, GeGLU, a scaled embedding
+    /// (2503.19786).
+    Gemma3,
+}
+
+/// The function between an MLP's two products, named as config.json's `hidden_act`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x * sigmoid(x)`: SwiGLU (2002.05202).
+    #[default]
+    Silu,
+    /// GELU's approximation by a hyperbolic tangent (1606.08415): GeGLU.
+    GeluPytorchTanh,
 }
 
 /// How the rotary frequencies depart from `rope_theta^(-2i/head_dim)`.
@@ -32,6 +50,11 @@ pub enum RopeScaling {
         high_freq_factor: f64,
         /// Context length of the pretraining.
         original_max_position_embeddings: usize,
+    },
+    /// All are divided by one factor, so that positions lie closer together (2306.15595).
+    Linear {
+        /// The factor.
+        factor: f64,
     },
     /// Each frequency is divided by its factor (GGUF's `rope_freqs.weight`), `[head_dim / 2]`.
     FrequencyFactors(Vec<f32>),
@@ -68,6 +91,31 @@ pub struct ModelConfig {
     pub rms_norm_eps: f64,
     /// True when the LM head shares the embedding's matrix.
     pub tie_word_embeddings: bool,
+    /// True when queries, keys and values have biases.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub qkv_bias: bool,
+    /// True when every query and key head passes an RMSNorm of its own before it is turned.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub qk_norm: bool,
+    /// True when each block's output passes an RMSNorm before it is added to the residual stream.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub post_norms: bool,
+    /// The MLP's activation.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub hidden_act: Activation,
+    /// What the embedding's rows are multiplied by; nothing where absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub embedding_scale: Option<f64>,
+    /// Attention scores are divided by the square root of this; of `head_dim` where absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub query_pre_attn_scalar: Option<f64>,
+    /// The layers that see a window alone; none where absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sliding_window: Option<SlidingWindow>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl ModelConfig {
@@ -87,6 +135,13 @@ impl ModelConfig {
             rope_scaling: RopeScaling::None,
             rms_norm_eps: 1e-5,
             tie_word_embeddings: true,
+            qkv_bias: false,
+            qk_norm: false,
+            post_norms: false,
+            hidden_act: Activation::Silu,
+            embedding_scale: None,
+            query_pre_attn_scalar: None,
+            sliding_window: None,
         }
     }
 
@@ -151,6 +206,21 @@ impl ModelConfig {
             self.rms_norm_eps,
             "expected a positive number",
         )?;
+        for (field, value) in [
+            ("embedding_scale", self.embedding_scale),
+            ("query_pre_attn_scalar", self.query_pre_attn_scalar),
+        ] {
+            let value = value.unwrap_or(1.0);
+            ensure(
+                value.is_finite() && value > 0.0,
+                field,
+                value,
+                "expected a positive number",
+            )?;
+        }
+        if let Some(sliding) = &self.sliding_window {
+            sliding.validate()?;
+        }
         self.validate_rope_scaling()
     }
 
@@ -173,6 +243,12 @@ impl ModelConfig {
                 factor,
                 "expected factor >= 1 and 0 < low_freq_factor < high_freq_factor",
             ),
+            RopeScaling::Linear { factor } => ensure(
+                factor.is_finite() && *factor >= 1.0,
+                "rope_scaling",
+                factor,
+                "expected factor >= 1",
+            ),
             RopeScaling::FrequencyFactors(factors) => {
                 ensure(
                     factors.len() == self.head_dim / 2,
@@ -193,19 +269,48 @@ impl ModelConfig {
         self.num_attention_heads / self.num_key_value_heads
     }
 
-    /// Rotary frequencies in radians per position, `[head_dim / 2]`.
+    /// What attention scores are multiplied by.
+    pub fn attention_scale(&self) -> f64 {
+        let scalar = self.query_pre_attn_scalar;
+        1.0 / scalar.unwrap_or(self.head_dim as f64).sqrt()
+    }
+
+    /// Which past tokens layer `layer` sees.
+    pub fn layer_type(&self, layer: usize) -> LayerType {
+        let sliding = self.sliding_window.as_ref();
+        sliding.map_or(LayerType::FullAttention, |s| s.layer_type(layer))
+    }
+
+    /// Tokens that layer `layer` sees, the newest included; `None` where it sees all.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        match self.layer_type(layer) {
+            LayerType::FullAttention => None,
+            LayerType::SlidingAttention => Some(self.sliding_window.as_ref()?.window),
+        }
+    }
+
+    /// Rotary frequencies in radians per position, `[head_dim / 2]`; of layers that see all tokens.
     pub fn rope_frequencies(&self) -> Vec<f64> {
-        (0..self.head_dim / 2)
-            .map(|i| {
-                let exponent = 2.0 * i as f64 / self.head_dim as f64;
-                self.scaled_frequency(i, self.rope_theta.powf(-exponent))
-            })
-            .collect()
+        let plain = self.plain_frequencies(self.rope_theta).enumerate();
+        plain.map(|(i, f)| self.scaled_frequency(i, f)).collect()
+    }
+
+    /// The same for layers that see a window; `None` where there are none.
+    pub fn sliding_rope_frequencies(&self) -> Option<Vec<f64>> {
+        let sliding = self.sliding_window.as_ref()?;
+        Some(self.plain_frequencies(sliding.rope_theta).collect())
+    }
+
+    /// `theta^(-2i/head_dim)`
+    fn plain_frequencies(&self, theta: f64) -> impl Iterator<Item = f64> {
+        let head_dim = self.head_dim;
+        (0..head_dim / 2).map(move |i| theta.powf(-(2.0 * i as f64 / head_dim as f64)))
     }
 
     fn scaled_frequency(&self, index: usize, frequency: f64) -> f64 {
         match &self.rope_scaling {
             RopeScaling::None => frequency,
+            RopeScaling::Linear { factor } => frequency / factor,
             RopeScaling::FrequencyFactors(factors) => frequency / f64::from(factors[index]),
             RopeScaling::Llama3 {
                 factor,
@@ -224,7 +329,7 @@ impl ModelConfig {
     }
 }
 
-fn ensure(
+pub(crate) fn ensure(
     holds: bool,
     field: &'static str,
     value: impl ToString,
@@ -247,6 +352,35 @@ mod tests {
     #[test]
     fn the_default_model_is_valid() {
         ModelConfig::smollm2_135m().validate().unwrap();
+    }
+
+    #[test]
+    fn what_a_model_does_not_have_is_not_written() {
+        let plain = serde_yaml::to_string(&ModelConfig::smollm2_135m()).unwrap();
+        assert!(plain.ends_with("tie_word_embeddings: true\n"), "{plain}");
+        let mut model = ModelConfig::smollm2_135m();
+        model.qkv_bias = true;
+        model.hidden_act = Activation::GeluPytorchTanh;
+        model.embedding_scale = Some(24.0);
+        model.sliding_window = Some(SlidingWindow {
+            window: 512,
+            layer_types: vec![LayerType::SlidingAttention, LayerType::FullAttention],
+            rope_theta: 1e4,
+        });
+        let yaml = serde_yaml::to_string(&model).unwrap();
+        assert_eq!(serde_yaml::from_str::<ModelConfig>(&yaml).unwrap(), model);
+        assert_eq!((model.window(0), model.window(1)), (Some(512), None));
+        let message = |change: fn(&mut ModelConfig)| {
+            let mut model = model.clone();
+            change(&mut model);
+            model.validate().unwrap_err().to_string()
+        };
+        let found = message(|m| m.embedding_scale = Some(f64::NAN));
+        assert!(found.contains("embedding_scale"), "{found}");
+        let found = message(|m| m.query_pre_attn_scalar = Some(0.0));
+        assert!(found.contains("query_pre_attn_scalar"), "{found}");
+        let found = message(|m| m.sliding_window.as_mut().unwrap().window = 0);
+        assert!(found.contains("sliding_window"), "{found}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `genai_config.json` and `tokenizer_config.json`, as onnxruntime-genai reads them.
 
-use lathe_arch::{ModelConfig, SubnetConfig};
+use lathe_arch::{Family, ModelConfig, SubnetConfig};
 use lathe_supernet::checkpoint::Tokenizer;
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ pub fn config(model: &ModelConfig, subnet: &SubnetConfig, tokenizer: Option<&Tok
     }
     json!({
         "model": {
-            "type": "llama",
+            "type": model_type(model.family),
             "bos_token_id": bos,
             "eos_token_id": eos,
             "pad_token_id": eos,
@@ -44,6 +44,16 @@ pub fn config(model: &ModelConfig, subnet: &SubnetConfig, tokenizer: Option<&Tok
             "past_present_share_buffer": true,
         },
     })
+}
+
+/// genai's name of a family.
+fn model_type(family: Family) -> &'static str {
+    match family {
+        Family::Llama => "llama",
+        Family::Qwen2 => "qwen2",
+        Family::Qwen3 => "qwen3",
+        Family::Gemma3 => "gemma3_text",
+    }
 }
 
 /// What genai needs beside `tokenizer.json`.

@@ -20,7 +20,12 @@ const MAX_ROTARY_BYTES: u64 = 1 << 30;
 /// [`crate::write_random_data`].
 ///
 /// A block that is smaller than the model's carries its bias, which the norm of the next copy
-/// adds: each copy more adds one bias, the last copy's is left out.
+/// adds: each copy more adds one bias, the last copy's is left out. Where norms stand behind the
+/// blocks, each copy has its bias before its own.
+///
+/// Attention is that of a layer that sees all tokens. A layer that sees a window costs the same up
+/// to a context of that window; beyond it, ONNX Runtime's CPU kernel still multiplies by all keys
+/// and values and saves a part of the softmax alone (gqa_attention_base.h).
 pub struct Chain<'a> {
     /// The model whose block it is.
     pub model: &'a ModelConfig,
@@ -35,8 +40,12 @@ pub struct Chain<'a> {
 impl Chain<'_> {
     pub(crate) fn plan(&self, data_file: &str) -> Result<Plan, OnnxError> {
         self.model.validate()?;
+        let model = ModelConfig {
+            sliding_window: None,
+            ..self.model.clone()
+        };
         let mut graph = GraphBuilder::new(data_file);
-        let stream = [BATCH, SEQUENCE, Dim::Fixed(self.model.hidden_size)];
+        let stream = [BATCH, SEQUENCE, Dim::Fixed(model.hidden_size)];
         let mut residual = Residual {
             root: graph.input("root", ElementType::Float, &stream),
             skip: Some(graph.input("skip", ElementType::Float, &stream)),
@@ -48,10 +57,10 @@ impl Chain<'_> {
         }
         match self.block {
             BlockShape::Attention(shape) if self.copies > 0 => {
-                self.attention(&mut graph, &mut residual, shape)?;
+                self.attention(&mut graph, &mut residual, &model, shape)?;
             }
             BlockShape::Mlp(shape) if self.copies > 0 => {
-                self.mlp(&mut graph, &mut residual, shape);
+                self.mlp(&mut graph, &mut residual, &model, shape);
             }
             BlockShape::Attention(_) | BlockShape::Mlp(_) | BlockShape::EmbeddingAndHead(_) => {
                 return Err(OnnxError::EmptyChain {
@@ -71,24 +80,31 @@ impl Chain<'_> {
         &self,
         graph: &mut GraphBuilder,
         residual: &mut Residual,
+        model: &ModelConfig,
         shape: AttentionConfig,
     ) -> Result<(), OnnxError> {
-        let rotary = Rotary::new(self.model, self.positions);
+        let rotary = Rotary::new(model, self.positions);
         self.check_rotary_bytes()?;
-        let shared = AttentionInputs::new(graph, &rotary, inline);
-        let is_pruned = FullShapes::of(self.model).is_attention_pruned(Some(shape));
+        let shared = AttentionInputs::new(graph, &rotary, None, inline);
+        let is_pruned = FullShapes::of(model).is_attention_pruned(Some(shape));
         for copy in 0..self.copies {
-            block::attention(graph, residual, &shared, self.model, copy, shape);
-            residual.add_bias(self.placeholder_bias(is_pruned));
+            let bias = self.placeholder_bias(is_pruned);
+            block::attention(graph, residual, &shared, model, copy, shape, bias);
         }
         Ok(())
     }
 
-    fn mlp(&self, graph: &mut GraphBuilder, residual: &mut Residual, shape: MlpConfig) {
-        let is_pruned = FullShapes::of(self.model).is_mlp_pruned(Some(shape));
+    fn mlp(
+        &self,
+        graph: &mut GraphBuilder,
+        residual: &mut Residual,
+        model: &ModelConfig,
+        shape: MlpConfig,
+    ) {
+        let is_pruned = FullShapes::of(model).is_mlp_pruned(Some(shape));
         for copy in 0..self.copies {
-            block::mlp(graph, residual, self.model, copy, shape);
-            residual.add_bias(self.placeholder_bias(is_pruned));
+            let bias = self.placeholder_bias(is_pruned);
+            block::mlp(graph, residual, model, copy, shape, bias);
         }
     }
 

@@ -56,8 +56,17 @@ impl<'a> Head<'a> {
         })
     }
 
-    /// Looks up the tokens `ids`.
+    /// Looks up the tokens `ids`, and scales what is found where the model does.
     pub fn embed(&self, graph: &mut GraphBuilder, ids: &str) -> String {
+        let rows = self.rows(graph, ids);
+        let Some(scale) = self.model.embedding_scale else {
+            return rows;
+        };
+        let scale = graph.floats("/model/embed_tokens/scale", &[], &[scale as f32]);
+        graph.node("/model/embed_tokens/Mul", "Mul", &[&rows, &scale], vec![])
+    }
+
+    fn rows(&self, graph: &mut GraphBuilder, ids: &str) -> String {
         let node = "/model/embed_tokens/Gather";
         match &self.embedding {
             Embedding::F32(matrix) => graph.node(node, "Gather", &[matrix, ids], vec![]),

@@ -13,7 +13,8 @@ use crate::weights::{BlockKind, TensorRole, WeightSource};
 /// A sub-network to be written.
 ///
 /// The biases of pruned and removed blocks are added up into the next norm that runs, so a norm
-/// has at most one, and a removed block costs nothing.
+/// has at most one, and a removed block costs nothing. Where norms stand behind the blocks, the
+/// bias of a pruned block is added before its own.
 ///
 /// Inputs are `input_ids` and `attention_mask` (i64), and `past_key_values.{i}.key` and `.value`
 /// `[batch, kv_heads_i, past, head_dim]` for every layer `i` that has attention; outputs are
@@ -64,9 +65,17 @@ impl Network<'_> {
 
     /// The mask is declared even where no block reads it, because genai always feeds it.
     fn attention_inputs(&self, graph: &mut GraphBuilder) -> Option<AttentionInputs> {
-        if self.subnet.layers.iter().any(|l| l.attention.is_some()) {
-            let rotary = Rotary::new(self.model, self.model.max_position_embeddings);
-            return Some(AttentionInputs::new(graph, &rotary, GraphBuilder::rotary));
+        let layers = self.subnet.layers.iter().enumerate();
+        let kept = layers.filter(|(_, layer)| layer.attention.is_some());
+        let windows: Vec<_> = kept.map(|(index, _)| self.model.window(index)).collect();
+        if !windows.is_empty() {
+            let positions = self.model.max_position_embeddings;
+            let rotary = Rotary::new(self.model, positions);
+            let sliding = Rotary::sliding(self.model, positions);
+            let sliding = sliding.filter(|_| windows.iter().any(Option::is_some));
+            let place = GraphBuilder::rotary;
+            let shared = AttentionInputs::new(graph, &rotary, sliding.as_ref(), place);
+            return Some(shared);
         }
         graph.input("attention_mask", ElementType::Int64, &[BATCH, TOTAL]);
         None
@@ -89,14 +98,18 @@ impl Network<'_> {
         shared: Option<&AttentionInputs>,
     ) -> Result<(), OnnxError> {
         for (layer, blocks) in self.subnet.layers.iter().enumerate() {
-            if let (Some(attention), Some(shared)) = (blocks.attention, shared) {
-                block::attention(graph, residual, shared, self.model, layer, attention);
+            let (model, bias) = (self.model, self.bias(layer, BlockKind::Attention)?);
+            match (blocks.attention, shared) {
+                (Some(attention), Some(shared)) => {
+                    block::attention(graph, residual, shared, model, layer, attention, bias);
+                }
+                (_, _) => residual.add_bias(bias),
             }
-            residual.add_bias(self.bias(layer, BlockKind::Attention)?);
-            if let Some(mlp) = blocks.mlp {
-                block::mlp(graph, residual, self.model, layer, mlp);
+            let bias = self.bias(layer, BlockKind::Mlp)?;
+            match blocks.mlp {
+                Some(mlp) => block::mlp(graph, residual, model, layer, mlp, bias),
+                None => residual.add_bias(bias),
             }
-            residual.add_bias(self.bias(layer, BlockKind::Mlp)?);
         }
         Ok(())
     }

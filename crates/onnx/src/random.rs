@@ -54,7 +54,13 @@ impl WeightSource for RandomWeights<'_> {
         let mut values = self.draw(count, stream(role));
         if matches!(
             role,
-            TensorRole::InputNorm(_) | TensorRole::PostAttentionNorm(_) | TensorRole::FinalNorm
+            TensorRole::InputNorm(_)
+                | TensorRole::PostAttentionNorm(_)
+                | TensorRole::FinalNorm
+                | TensorRole::QueryNorm(_)
+                | TensorRole::KeyNorm(_)
+                | TensorRole::AttentionPostNorm(_)
+                | TensorRole::MlpPostNorm(_)
         ) {
             values.iter_mut().for_each(|gain| *gain += 1.0);
         }
@@ -74,6 +80,8 @@ impl WeightSource for RandomWeights<'_> {
 }
 
 const STREAMS_PER_LAYER: u64 = 16;
+/// First stream of what only some families have, beyond those of all layers.
+const OF_FAMILIES: u64 = 1 << 32;
 
 /// The generator's stream of a tensor, one for every role.
 fn stream(role: TensorRole) -> u64 {
@@ -88,6 +96,11 @@ fn stream(role: TensorRole) -> u64 {
         TensorRole::GateProj(layer) => (layer, 7),
         TensorRole::UpProj(layer) => (layer, 8),
         TensorRole::DownProj(layer) => (layer, 9),
+        TensorRole::QkvBias(layer) => (layer, OF_FAMILIES),
+        TensorRole::QueryNorm(layer) => (layer, OF_FAMILIES + 1),
+        TensorRole::KeyNorm(layer) => (layer, OF_FAMILIES + 2),
+        TensorRole::AttentionPostNorm(layer) => (layer, OF_FAMILIES + 3),
+        TensorRole::MlpPostNorm(layer) => (layer, OF_FAMILIES + 4),
     };
     STREAMS_PER_LAYER * layer as u64 + kind
 }

@@ -18,6 +18,14 @@ impl Rotary {
         }
     }
 
+    /// The same of layers that see a window; `None` where the model has none.
+    pub fn sliding(model: &ModelConfig, positions: usize) -> Option<Self> {
+        Some(Self {
+            frequencies: model.sliding_rope_frequencies()?,
+            positions,
+        })
+    }
+
     pub fn cos(&self) -> RotaryTable {
         self.table(f64::cos)
     }

@@ -13,6 +13,17 @@ pub enum TensorRole {
     /// Query heads are in the order of their KV heads, `heads / kv_heads` for each; the rotary
     /// embedding turns the first half of a head against its second half.
     QkvProj(usize),
+    /// Biases of query, key and value side by side, `[(heads + 2 kv_heads) * head_dim]`; asked for
+    /// only when the model has them, as the next four.
+    QkvBias(usize),
+    /// Gain of the norm of query heads, `[head_dim]`.
+    QueryNorm(usize),
+    /// Gain of the norm of key heads, `[head_dim]`.
+    KeyNorm(usize),
+    /// Gain of the norm behind the attention block, `[hidden_size]`.
+    AttentionPostNorm(usize),
+    /// Gain of the norm behind the MLP block, `[hidden_size]`.
+    MlpPostNorm(usize),
     /// `[heads * head_dim, hidden_size]`
     OProj(usize),
     /// Gain of the norm before the MLP, `[hidden_size]`.
@@ -39,13 +50,24 @@ impl TensorRole {
             TensorRole::Embedding => vec![vocab, hidden],
             TensorRole::LmHead => vec![hidden, vocab],
             TensorRole::FinalNorm => vec![hidden],
-            TensorRole::InputNorm(layer) => attention(layer).map(|_| vec![hidden])?,
+            TensorRole::InputNorm(layer) | TensorRole::AttentionPostNorm(layer) => {
+                attention(layer).map(|_| vec![hidden])?
+            }
+            TensorRole::QkvBias(layer) => {
+                let block = attention(layer)?;
+                vec![(block.heads + 2 * block.kv_heads) * model.head_dim]
+            }
+            TensorRole::QueryNorm(layer) | TensorRole::KeyNorm(layer) => {
+                attention(layer).map(|_| vec![model.head_dim])?
+            }
             TensorRole::QkvProj(layer) => {
                 let block = attention(layer)?;
                 vec![hidden, (block.heads + 2 * block.kv_heads) * model.head_dim]
             }
             TensorRole::OProj(layer) => vec![attention(layer)?.heads * model.head_dim, hidden],
-            TensorRole::PostAttentionNorm(layer) => mlp(layer).map(|_| vec![hidden])?,
+            TensorRole::PostAttentionNorm(layer) | TensorRole::MlpPostNorm(layer) => {
+                mlp(layer).map(|_| vec![hidden])?
+            }
             TensorRole::GateProj(layer) | TensorRole::UpProj(layer) => {
                 vec![hidden, mlp(layer)?.intermediate_size]
             }
@@ -68,6 +90,7 @@ pub trait WeightSource {
     /// The values of a tensor, row-major. It is asked for once, when it is written.
     fn tensor(&self, role: TensorRole) -> Vec<f32>;
 
-    /// The constant `[hidden_size]` that a pruned or removed block adds to the residual stream.
+    /// The constant `[hidden_size]` that a pruned or removed block adds to the residual stream; of
+    /// a pruned block with a norm behind it, what that norm takes in beside the block's output.
     fn output_bias(&self, layer: usize, block: BlockKind) -> Option<Vec<f32>>;
 }

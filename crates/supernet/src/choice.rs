@@ -217,7 +217,9 @@ fn encode(
     // Blanks at the end of the context belong to the choice: tokens begin with them.
     let context = question.context.trim_end();
     let blanks = &question.context[context.len()..];
-    let mut context_tokens = tokenizer.encode(context)?;
+    let start = tokenizer.text_start();
+    let mut context_tokens: Vec<u32> = start.into_iter().collect();
+    context_tokens.extend(tokenizer.encode(context)?);
     if context_tokens.is_empty() {
         context_tokens.extend(tokenizer.bos_token_id().or(tokenizer.eos_token_id()));
     }
@@ -226,6 +228,8 @@ fn encode(
             tokenizer.encode(&format!("{context}{blanks}{}{choice}", question.delimiter))?;
         if context.is_empty() {
             tokens.splice(0..0, context_tokens.clone());
+        } else {
+            tokens.splice(0..0, start);
         }
         let targets = tokens.split_off(context_tokens.len().min(tokens.len()));
         let mut inputs = tokens;

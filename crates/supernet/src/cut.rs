@@ -9,6 +9,7 @@ use ndarray::Array2;
 use rayon::prelude::*;
 
 use crate::SupernetError;
+use crate::checkpoint::{QkNorm, QkvBias};
 use crate::engine::matmul::Window;
 use crate::recovery::Recovered;
 use crate::supernet::{Ends, SuperLayer, Supernet, slice, window};
@@ -22,7 +23,8 @@ pub struct Subnet<'a> {
     layers: Vec<CutLayer<'a>>,
 }
 
-/// The two blocks of a layer and their biases, which stand for what was cut away.
+/// The two blocks of a layer and their biases, which stand for what was cut away. The bias of a
+/// block that is left is part of what the norm behind the block takes in, where there is one.
 pub(crate) struct CutLayer<'a> {
     pub attention: Option<CutAttention<'a>>,
     pub attention_bias: Option<Vec<f32>>,
@@ -51,6 +53,10 @@ pub(crate) struct CutAttention<'a> {
     pub k: Matrix<'a>,
     pub v: Matrix<'a>,
     pub o: Vec<Matrix<'a>>,
+    pub qkv_bias: Option<QkvBias>,
+    pub qk_norm: Option<&'a QkNorm>,
+    /// Gain of the norm behind the block.
+    pub post_norm: Option<&'a [f32]>,
 }
 
 /// The kept part of an MLP block.
@@ -60,6 +66,8 @@ pub(crate) struct CutMlp<'a> {
     pub gate: Matrix<'a>,
     pub up: Matrix<'a>,
     pub down: Matrix<'a>,
+    /// Gain of the norm behind the block.
+    pub post_norm: Option<&'a [f32]>,
 }
 
 impl Matrix<'_> {
@@ -169,7 +177,10 @@ fn cut_attention<'a>(
             });
         }
         bias = refitted.as_ref().map(|refitted| refitted.bias.clone());
-        bias = bias.or_else(|| recovery.mean_output(&weights.o, removed));
+        bias = bias.or_else(|| match kept {
+            Some(_) => recovery.mean_output(&weights.o, removed),
+            None => recovery.removed_block(&weights.o),
+        });
     }
     let attention = kept.map(|kept| {
         let (q, o) = (window(&weights.q), window(&weights.o));
@@ -196,9 +207,27 @@ fn cut_attention<'a>(
                 Some(refitted) => vec![Matrix::Refitted(refitted).quantized(kept.precision)],
                 None => views(&spans, &|start, width| o.rows(start, width)),
             },
+            qkv_bias: weights.qkv_bias.as_ref().map(|bias| QkvBias {
+                q: of_spans(&bias.q, &spans),
+                k: bias.k[..groups * model.head_dim].to_vec(),
+                v: bias.v[..groups * model.head_dim].to_vec(),
+            }),
+            qk_norm: weights.qk_norm.as_ref(),
+            post_norm: weights
+                .post_norms
+                .as_ref()
+                .map(|gains| &gains.attention[..]),
         }
     });
     (attention, bias)
+}
+
+/// The stretches of `values` that begin and are as long as `spans` say.
+fn of_spans(values: &[f32], spans: &[(usize, usize)]) -> Vec<f32> {
+    let parts = spans
+        .iter()
+        .map(|(start, width)| &values[*start..][..*width]);
+    parts.flatten().copied().collect()
 }
 
 fn cut_mlp<'a>(supernet: &'a Supernet, layer: usize, kept: Option<MlpConfig>) -> Cut<CutMlp<'a>> {
@@ -214,7 +243,10 @@ fn cut_mlp<'a>(supernet: &'a Supernet, layer: usize, kept: Option<MlpConfig>) ->
             });
         }
         bias = refitted.as_ref().map(|refitted| refitted.bias.clone());
-        bias = bias.or_else(|| recovery.mean_output(&weights.down, width..model.intermediate_size));
+        bias = bias.or_else(|| match kept {
+            Some(_) => recovery.mean_output(&weights.down, width..model.intermediate_size),
+            None => recovery.removed_block(&weights.down),
+        });
     }
     let mlp = kept.map(|kept| {
         let columns = |matrix| Matrix::View(window(matrix).columns(0, width));
@@ -228,6 +260,7 @@ fn cut_mlp<'a>(supernet: &'a Supernet, layer: usize, kept: Option<MlpConfig>) ->
             gate: columns(&weights.gate).quantized(kept.precision),
             up: columns(&weights.up).quantized(kept.precision),
             down: down.quantized(kept.precision),
+            post_norm: weights.post_norms.as_ref().map(|gains| &gains.mlp[..]),
         }
     });
     (mlp, bias)

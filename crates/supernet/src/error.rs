@@ -55,9 +55,7 @@ pub enum SupernetError {
         value: f64,
     },
     /// A gradient was asked of what has no backward pass.
-    #[error(
-        "there is no gradient through {what}: leave the sub-network as it was calibrated, in f32"
-    )]
+    #[error("there is no gradient through {what}; f32 models without them have one")]
     NotDifferentiable {
         /// What there is no derivative of.
         what: String,

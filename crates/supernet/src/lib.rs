@@ -49,7 +49,7 @@ mod supernet;
 mod tensors;
 mod text;
 
-pub use calibration::{Calibration, ChannelStatistics, LayerStatistics};
+pub use calibration::{Calibration, ChannelStatistics, LayerStatistics, OutputMeans};
 pub use choice::{Accuracy, ChoiceQuality, Question, QuestionSet};
 pub use cut::Subnet;
 pub use error::SupernetError;

@@ -6,6 +6,10 @@
 //! in order of importance, keeping the first `k` has the solution
 //! `W' = L_kk^-T (L^T W)_k` and `b' = W^T mu - W'^T mu_K`: one factorisation serves every `k`, and
 //! a candidate costs one triangular solve.
+//!
+//! Where a norm stands behind the block's last matrix (Gemma), fit and bias are still those of the
+//! matrix's output, and the norm takes them in. A removed block has no norm left: it is replaced by
+//! the mean of what the norm gave.
 
 use std::str::FromStr;
 
@@ -48,6 +52,8 @@ pub(crate) struct BlockRecovery {
     /// Means of the channels; `None` where nothing stands for removed units.
     mean: Option<Vec<f32>>,
     factor: Option<Factor>,
+    /// Mean of what the norm behind the block gives, where there is one.
+    normed_output: Option<Vec<f32>>,
 }
 
 struct Factor {
@@ -84,7 +90,21 @@ impl BlockRecovery {
         Self {
             mean: (recovery != Recovery::None).then(mean),
             factor,
+            normed_output: None,
         }
+    }
+
+    /// The recovery of a block with a norm behind it, whose mean output is `mean`.
+    pub fn with_normed_output(mut self, mean: Option<&[f64]>) -> Self {
+        let mean = mean.filter(|_| self.mean.is_some());
+        self.normed_output = mean.map(|mean| mean.iter().map(|v| *v as f32).collect());
+        self
+    }
+
+    /// What stands for the whole block, `[outputs]`.
+    pub fn removed_block(&self, matrix: &Array2<f32>) -> Option<Vec<f32>> {
+        let output = self.normed_output.clone();
+        output.or_else(|| self.mean_output(matrix, 0..matrix.nrows()))
     }
 
     /// Whether the kept channels get new weights.
@@ -96,8 +116,11 @@ impl BlockRecovery {
     pub fn digest(&self) -> u64 {
         let means = self.mean.iter().flatten().map(|mean| mean.to_bits().into());
         let fit = self.factor.iter().map(|factor| factor.errors[0].to_bits());
+        let outputs = self.normed_output.iter().flatten();
+        let outputs = outputs.map(|mean| mean.to_bits().into());
         means
             .chain(fit)
+            .chain(outputs)
             .fold(0, |sum: u64, bits: u64| sum.rotate_left(7) ^ bits)
     }
 

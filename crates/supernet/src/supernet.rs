@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::SupernetError;
 use crate::calibration::Calibration;
-use crate::checkpoint::{LayerWeights, ModelWeights};
+use crate::checkpoint::{LayerWeights, ModelWeights, PostNorms, QkNorm, QkvBias};
 use crate::cut::Subnet;
 use crate::engine::matmul::Window;
 use crate::importance::{ImportanceOrder, LayerOrder};
@@ -53,6 +53,9 @@ pub(crate) struct SuperLayer {
     pub gate: Array2<f32>,
     pub up: Array2<f32>,
     pub down: Array2<f32>,
+    pub qkv_bias: Option<QkvBias>,
+    pub qk_norm: Option<QkNorm>,
+    pub post_norms: Option<PostNorms>,
 }
 
 /// What makes up for removed units in one layer.
@@ -89,14 +92,20 @@ impl Supernet {
         let layers = calibration.layers.par_iter().zip(&order.layers);
         let layers = layers
             .zip(&supernet.layers)
-            .map(|((statistics, order), layer)| LayerRecovery {
-                attention: BlockRecovery::new(
+            .map(|((statistics, order), layer)| {
+                let normed = statistics.normed_outputs.as_ref();
+                let attention = BlockRecovery::new(
                     &statistics.attention,
                     &order.query_channels(model),
                     &layer.o,
                     recovery,
-                ),
-                mlp: BlockRecovery::new(&statistics.mlp, &order.neurons, &layer.down, recovery),
+                );
+                let mlp =
+                    BlockRecovery::new(&statistics.mlp, &order.neurons, &layer.down, recovery);
+                LayerRecovery {
+                    attention: attention.with_normed_output(normed.map(|n| &n.attention[..])),
+                    mlp: mlp.with_normed_output(normed.map(|n| &n.mlp[..])),
+                }
             });
         supernet.recovery = Some(layers.collect());
         Ok(supernet)
@@ -252,6 +261,13 @@ impl SuperLayer {
             gate: transposed_rows(&weights.gate_proj, &order.neurons),
             up: transposed_rows(&weights.up_proj, &order.neurons),
             down: transposed_columns(&weights.down_proj, &order.neurons),
+            qkv_bias: weights.qkv_bias.as_ref().map(|bias| QkvBias {
+                q: picked(&bias.q, &query),
+                k: picked(&bias.k, &kv),
+                v: picked(&bias.v, &kv),
+            }),
+            qk_norm: weights.qk_norm.clone(),
+            post_norms: weights.post_norms.clone(),
         }
     }
 }
@@ -269,6 +285,10 @@ pub(crate) fn slice(matrix: &Array2<f32>) -> &[f32] {
 
 fn gains(gains: &Array1<f32>) -> Vec<f32> {
     gains.to_vec()
+}
+
+fn picked(values: &[f32], order: &[usize]) -> Vec<f32> {
+    order.iter().map(|&index| values[index]).collect()
 }
 
 /// `[out, in]` with its rows picked in `order`, as `[in, out]`.

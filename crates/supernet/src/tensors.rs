@@ -44,7 +44,37 @@ impl Subnet<'_> {
         )
     }
 
-    /// The constant that a pruned attention block adds, `[hidden_size]`.
+    /// Biases of query, key and value side by side, `[(heads + 2 kv_heads) * head_dim]`; `None`
+    /// also where the model has none.
+    pub fn qkv_bias(&self, layer: usize) -> Option<Vec<f32>> {
+        let bias = self.attention(layer)?.qkv_bias.as_ref()?;
+        Some([&bias.q[..], &bias.k, &bias.v].concat())
+    }
+
+    /// Gain of the norm of query heads, `[head_dim]`; `None` also where the model has none.
+    pub fn query_norm(&self, layer: usize) -> Option<Vec<f32>> {
+        Some(self.attention(layer)?.qk_norm?.q.clone())
+    }
+
+    /// Gain of the norm of key heads, `[head_dim]`; `None` also where the model has none.
+    pub fn key_norm(&self, layer: usize) -> Option<Vec<f32>> {
+        Some(self.attention(layer)?.qk_norm?.k.clone())
+    }
+
+    /// Gain of the norm behind the attention block, `[hidden_size]`; `None` also where the model
+    /// has none.
+    pub fn attention_post_norm(&self, layer: usize) -> Option<Vec<f32>> {
+        Some(self.attention(layer)?.post_norm?.to_vec())
+    }
+
+    /// Gain of the norm behind the MLP block, `[hidden_size]`; `None` also where the model has
+    /// none.
+    pub fn mlp_post_norm(&self, layer: usize) -> Option<Vec<f32>> {
+        Some(self.mlp(layer)?.post_norm?.to_vec())
+    }
+
+    /// The constant that a pruned attention block adds, `[hidden_size]`, before the norm behind the
+    /// block where there is one; of a removed block, what it adds to the residual stream.
     pub fn attention_bias(&self, layer: usize) -> Option<Vec<f32>> {
         self.layer(layer).attention_bias.clone()
     }
@@ -69,7 +99,7 @@ impl Subnet<'_> {
         Some(side_by_side(&[self.mlp(layer)?.down.window()]))
     }
 
-    /// The constant that a pruned MLP block adds, `[hidden_size]`.
+    /// The same of an MLP block.
     pub fn mlp_bias(&self, layer: usize) -> Option<Vec<f32>> {
         self.layer(layer).mlp_bias.clone()
     }

@@ -66,7 +66,8 @@ impl TextSplits {
     }
 
     /// The first `windows` windows of `window_len` tokens of one part, passages joined by blank
-    /// lines. A larger number of windows contains the smaller.
+    /// lines. Each window begins with [`Tokenizer::text_start`], where there is one. A larger number
+    /// of windows contains the smaller.
     ///
     /// # Errors
     /// When the part has too little text.
@@ -101,7 +102,10 @@ impl TextSplits {
         windows: usize,
         window_len: usize,
     ) -> Result<TokenWindows, SupernetError> {
-        let wanted = windows * (window_len + 1);
+        let start = tokenizer.text_start().filter(|_| window_len > 0);
+        // Tokens of a window that are text.
+        let text_len = window_len + 1 - usize::from(start.is_some());
+        let wanted = windows * text_len;
         let mut tokens = Vec::with_capacity(wanted);
         for passage in self.passages(split) {
             if tokens.len() >= wanted {
@@ -109,7 +113,7 @@ impl TextSplits {
             }
             tokens.extend(tokenizer.encode(&format!("{passage}\n\n"))?);
         }
-        let found = tokens.len() / (window_len + 1);
+        let found = tokens.len() / text_len;
         if found == 0 {
             return Err(SupernetError::TooLittleText {
                 split: split.name(),
@@ -118,8 +122,13 @@ impl TextSplits {
                 wanted: windows,
             });
         }
-        tokens.truncate(found.min(windows) * (window_len + 1));
-        Ok(TokenWindows { tokens, window_len })
+        tokens.truncate(found.min(windows) * text_len);
+        let windows = tokens.chunks_exact(text_len);
+        let windows = windows.flat_map(|text| start.into_iter().chain(text.iter().copied()));
+        Ok(TokenWindows {
+            tokens: windows.collect(),
+            window_len,
+        })
     }
 }
 

@@ -26,6 +26,34 @@ impl Residual {
         }
     }
 
+    /// Takes in a block's output, and the constant for what was cut away from it. Where the model
+    /// has norms behind its blocks, their sum passes the one of this name and gain first.
+    pub fn add_output(
+        &mut self,
+        graph: &mut GraphBuilder,
+        name: &str,
+        output: String,
+        bias: Option<Vec<f32>>,
+        gain: TensorRole,
+        model: &ModelConfig,
+    ) {
+        if !model.post_norms {
+            self.skip = Some(output);
+            return self.add_bias(bias);
+        }
+        let constant = name.trim_start_matches('/').replace('/', ".");
+        let gain = graph.weight(format!("{constant}.weight"), gain, &[model.hidden_size]);
+        let output = match bias {
+            None => output,
+            Some(values) => {
+                let bias = graph.vector(format!("{constant}.bias"), values);
+                graph.node(&format!("{name}/Add"), "Add", &[&output, &bias], vec![])
+            }
+        };
+        let epsilon = model.rms_norm_eps as f32;
+        self.skip = Some(plain_norm(graph, name, &output, &gain, epsilon));
+    }
+
     /// Adds what is pending and normalises (RMSNorm, 1910.07467); returns the normalised stream.
     pub fn norm(
         &mut self,
@@ -75,7 +103,7 @@ impl Residual {
 /// RMSNorm where there is nothing to add, in ONNX's own operators: ONNX Runtime fuses them into
 /// its SimplifiedLayerNormalization, which it keeps in ONNX's domain, where the checker of ONNX
 /// refuses it.
-fn plain_norm(
+pub(super) fn plain_norm(
     graph: &mut GraphBuilder,
     name: &str,
     input: &str,

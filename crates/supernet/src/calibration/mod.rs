@@ -36,6 +36,26 @@ pub struct LayerStatistics {
     /// `1 - cos` between the residual stream before and after the layer, mean over tokens: its
     /// block influence (2403.03853).
     pub influence: f64,
+    /// Means of what the blocks add to the residual stream, where norms stand behind them.
+    pub normed_outputs: Option<OutputMeans>,
+}
+
+/// Means over tokens of what the two blocks of a layer add to the residual stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputMeans {
+    /// `[hidden_size]`
+    pub attention: Vec<f64>,
+    /// `[hidden_size]`
+    pub mlp: Vec<f64>,
+}
+
+impl OutputMeans {
+    fn zeros(hidden: usize) -> Self {
+        Self {
+            attention: vec![0.0; hidden],
+            mlp: vec![0.0; hidden],
+        }
+    }
 }
 
 /// Moments of the channels of one block.
@@ -71,6 +91,41 @@ impl ChannelStatistics {
     }
 }
 
+impl LayerStatistics {
+    fn check_normed_outputs(&self, model: &ModelConfig, layer: usize) -> Result<(), SupernetError> {
+        let zeros = OutputMeans::zeros(0);
+        let means = self.normed_outputs.as_ref().unwrap_or(&zeros);
+        let count = if model.post_norms {
+            model.hidden_size
+        } else {
+            0
+        };
+        for (block, means) in [("attention", &means.attention), ("mlp", &means.mlp)] {
+            expect("means of normed outputs", means.len(), count)?;
+            if let Some(channel) = means.iter().position(|mean| !mean.is_finite()) {
+                return Err(SupernetError::CalibrationValue {
+                    layer,
+                    block,
+                    channel,
+                    value: means[channel],
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn expect(what: &'static str, found: usize, expected: usize) -> Result<(), SupernetError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(SupernetError::CalibrationMismatch {
+        what,
+        found,
+        expected,
+    })
+}
+
 impl Calibration {
     /// Runs the full model of an unordered super-network over `windows`.
     ///
@@ -94,16 +149,6 @@ impl Calibration {
     }
 
     pub(crate) fn check(&self, model: &ModelConfig) -> Result<(), SupernetError> {
-        let expect = |what, found: usize, expected: usize| {
-            if found == expected {
-                return Ok(());
-            }
-            Err(SupernetError::CalibrationMismatch {
-                what,
-                found,
-                expected,
-            })
-        };
         expect("layers", self.layers.len(), model.num_hidden_layers)?;
         let query_channels = model.num_attention_heads * model.head_dim;
         for (layer, statistics) in self.layers.iter().enumerate() {
@@ -127,6 +172,7 @@ impl Calibration {
                     });
                 }
             }
+            statistics.check_normed_outputs(model, layer)?;
         }
         Ok(())
     }
@@ -175,6 +221,9 @@ impl Sums {
             attention: ChannelStatistics::zeros(model.num_attention_heads * model.head_dim),
             mlp: ChannelStatistics::zeros(model.intermediate_size),
             influence: 0.0,
+            normed_outputs: model
+                .post_norms
+                .then(|| OutputMeans::zeros(model.hidden_size)),
         };
         Self {
             seq_len,
@@ -187,6 +236,10 @@ impl Sums {
         let count = self.tokens.max(1) as f64;
         self.layers.par_iter_mut().for_each(|layer| {
             layer.influence /= count;
+            if let Some(means) = &mut layer.normed_outputs {
+                let sums = means.attention.iter_mut().chain(&mut means.mlp);
+                sums.for_each(|sum| *sum /= count);
+            }
             for channels in [&mut layer.attention, &mut layer.mlp] {
                 channels.mean.iter_mut().for_each(|sum| *sum /= count);
                 channels
@@ -216,6 +269,27 @@ impl Observer for Sums {
 
     fn mlp(&mut self, layer: usize, rows: &[f32]) {
         accumulate(&mut self.layers[layer].mlp, rows, self.seq_len);
+    }
+
+    fn normed_attention(&mut self, layer: usize, rows: &[f32]) {
+        if let Some(means) = &mut self.layers[layer].normed_outputs {
+            add_rows(&mut means.attention, rows);
+        }
+    }
+
+    fn normed_mlp(&mut self, layer: usize, rows: &[f32]) {
+        if let Some(means) = &mut self.layers[layer].normed_outputs {
+            add_rows(&mut means.mlp, rows);
+        }
+    }
+}
+
+/// Adds `rows [tokens, channels]` to the sums of the channels.
+fn add_rows(sums: &mut [f64], rows: &[f32]) {
+    for row in rows.chunks_exact(sums.len()) {
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum += f64::from(*value);
+        }
     }
 }
 

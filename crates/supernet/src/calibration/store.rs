@@ -8,13 +8,15 @@ use ndarray::Array2;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, View};
 
-use super::{Calibration, ChannelStatistics, LayerStatistics};
+use super::{Calibration, ChannelStatistics, LayerStatistics, OutputMeans};
 use crate::SupernetError;
 
 /// Name of the metadata field that says what a calibration was made of.
 const ORIGIN: &str = "origin";
 /// Name of the metadata field that counts its tokens.
 const TOKENS: &str = "tokens";
+/// Last part of the name of a block's mean output after the norm behind it.
+const NORMED: &str = "normed_output_mean";
 
 impl Calibration {
     /// Reads a calibration written by [`Calibration::save`]; `None` when it was made of something
@@ -62,10 +64,19 @@ impl Calibration {
                 })
             };
             let influence = f64s(&read(&influence_name(layer)).map_err(&format)?);
+            let normed = |block: &str| match tensors.tensor(&name(layer, block, NORMED)) {
+                Ok(view) => f64s(&view).map(Some),
+                Err(_) => Ok(None),
+            };
+            let normed = normed("attention").and_then(|a| Ok((a, normed("mlp")?)));
             layers.push(LayerStatistics {
                 attention: channels("attention").map_err(&format)?,
                 mlp: channels("mlp").map_err(&format)?,
                 influence: influence.map_err(&format)?.first().copied().unwrap_or(0.0),
+                normed_outputs: match normed.map_err(&format)? {
+                    (Some(attention), Some(mlp)) => Some(OutputMeans { attention, mlp }),
+                    (_, _) => None,
+                },
             });
         }
         Ok(Some(Self { tokens, layers }))
@@ -87,6 +98,11 @@ impl Calibration {
                 tensors.push((named("second_moment"), Numbers::F32(moments)));
                 tensors.push((named("mean"), Numbers::f64(&channels.mean)));
                 tensors.push((named("magnitude"), Numbers::f64(&channels.magnitude)));
+            }
+            if let Some(means) = &statistics.normed_outputs {
+                for (block, means) in [("attention", &means.attention), ("mlp", &means.mlp)] {
+                    tensors.push((name(layer, block, NORMED), Numbers::f64(means)));
+                }
             }
             let influence = std::slice::from_ref(&statistics.influence);
             tensors.push((influence_name(layer), Numbers::f64(influence)));

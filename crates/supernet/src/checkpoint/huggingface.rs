@@ -5,20 +5,26 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use half::{bf16, f16};
-use lathe_arch::{Family, ModelConfig, RopeScaling};
+use lathe_arch::Family;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use super::error::At;
 use super::weights::{Role, TensorSource};
-use super::{Checkpoint, CheckpointError, ModelWeights, Tokenizer};
+use super::{Checkpoint, CheckpointError, ModelWeights, Tokenizer, config_json};
 
 /// Largest JSON file read whole.
 const MAX_JSON_BYTES: u64 = 64 << 20;
+/// Name of the embedding below the model's prefix.
+const EMBEDDING: &str = "embed_tokens.weight";
+/// What stands before the names of a language model's tensors, alone or inside a larger model.
+const PREFIXES: [&str; 3] = ["model.", "language_model.model.", "model.language_model."];
 
 pub(super) fn load(folder: &Path) -> Result<Checkpoint, CheckpointError> {
-    let config = read_config(&folder.join("config.json"))?;
+    let config = config_json::read(&folder.join("config.json"))?;
     let mut tensors = Tensors::open(folder)?;
+    tensors.has_post_norms = config.post_norms;
+    tensors.gain_offset = gain_offset(config.family);
     let weights = ModelWeights::read(&mut tensors, &config)?;
     let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"), config.vocab_size)?;
     Ok(Checkpoint {
@@ -29,121 +35,15 @@ pub(super) fn load(folder: &Path) -> Result<Checkpoint, CheckpointError> {
     })
 }
 
-/// The fields of `config.json` that matter; transformers writes many more.
-#[derive(Deserialize)]
-struct RawConfig {
-    model_type: String,
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    max_position_embeddings: usize,
-    rms_norm_eps: f64,
-    rope_theta: Option<f64>,
-    rope_scaling: Option<RawRope>,
-    rope_parameters: Option<RawRope>,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-    hidden_act: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RawRope {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    rope_theta: Option<f64>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<usize>,
-}
-
-pub(super) fn read_config(path: &Path) -> Result<ModelConfig, CheckpointError> {
-    let at = At(path);
-    let raw: RawConfig = read_json(path)?;
-    let unsupported = |field: &str, found: &str, supported: &str| {
-        Err(at.field(
-            field,
-            format!("`{found}` is not supported; supported: {supported}"),
-        ))
-    };
-    if raw.model_type != "llama" {
-        return unsupported("model_type", &raw.model_type, "llama");
-    }
-    if let Some(act) = raw.hidden_act.as_deref().filter(|act| *act != "silu") {
-        return unsupported("hidden_act", act, "silu");
-    }
-    for (field, is_set) in [
-        ("attention_bias", raw.attention_bias),
-        ("mlp_bias", raw.mlp_bias),
-    ] {
-        if is_set {
-            return unsupported(field, "true", "false");
-        }
-    }
-    let rope = raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref());
-    let default_head_dim = raw.hidden_size.checked_div(raw.num_attention_heads);
-    let config = ModelConfig {
-        family: Family::Llama,
-        vocab_size: raw.vocab_size,
-        hidden_size: raw.hidden_size,
-        intermediate_size: raw.intermediate_size,
-        num_hidden_layers: raw.num_hidden_layers,
-        num_attention_heads: raw.num_attention_heads,
-        num_key_value_heads: raw.num_key_value_heads.unwrap_or(raw.num_attention_heads),
-        head_dim: raw.head_dim.or(default_head_dim).unwrap_or(0),
-        max_position_embeddings: raw.max_position_embeddings,
-        rope_theta: raw
-            .rope_theta
-            .or(rope.and_then(|rope| rope.rope_theta))
-            .unwrap_or(10_000.0),
-        rope_scaling: rope_scaling(at, rope)?,
-        rms_norm_eps: raw.rms_norm_eps,
-        tie_word_embeddings: raw.tie_word_embeddings,
-    };
-    config.validate().map_err(|source| at.model(source))?;
-    Ok(config)
-}
-
-fn rope_scaling(at: At<'_>, rope: Option<&RawRope>) -> Result<RopeScaling, CheckpointError> {
-    let kind = rope.and_then(|rope| rope.rope_type.as_deref());
-    let Some(rope) = rope.filter(|_| kind.is_some_and(|kind| kind != "default")) else {
-        return Ok(RopeScaling::None);
-    };
-    if kind != Some("llama3") {
-        let reason = format!(
-            "`{}` is not supported; supported: default, llama3",
-            kind.unwrap_or("")
-        );
-        return Err(at.field("rope_scaling.rope_type", reason));
-    }
-    let missing = |field: &'static str| at.field(field, "it is missing");
-    Ok(RopeScaling::Llama3 {
-        factor: rope.factor.ok_or_else(|| missing("rope_scaling.factor"))?,
-        low_freq_factor: rope
-            .low_freq_factor
-            .ok_or_else(|| missing("rope_scaling.low_freq_factor"))?,
-        high_freq_factor: rope
-            .high_freq_factor
-            .ok_or_else(|| missing("rope_scaling.high_freq_factor"))?,
-        original_max_position_embeddings: rope
-            .original_max_position_embeddings
-            .ok_or_else(|| missing("rope_scaling.original_max_position_embeddings"))?,
-    })
-}
-
 /// The tensors of a folder, one shard in memory at a time.
 struct Tensors {
     shard_of: BTreeMap<String, PathBuf>,
     loaded: Option<(PathBuf, Vec<u8>)>,
     folder: PathBuf,
+    prefix: &'static str,
+    has_post_norms: bool,
+    /// Added to every gain.
+    gain_offset: f32,
 }
 
 impl Tensors {
@@ -154,10 +54,15 @@ impl Tensors {
         } else {
             read_index(folder)?
         };
+        let has_embedding = |prefix: &&str| shard_of.contains_key(&format!("{prefix}{EMBEDDING}"));
+        let prefix = PREFIXES.into_iter().find(has_embedding);
         Ok(Self {
+            prefix: prefix.unwrap_or(PREFIXES[0]),
             shard_of,
             loaded: None,
             folder: folder.to_owned(),
+            has_post_norms: false,
+            gain_offset: 0.0,
         })
     }
 }
@@ -202,7 +107,7 @@ fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, Checkpoint
 
 impl TensorSource for Tensors {
     fn read(&mut self, role: Role, rows: usize, cols: usize) -> Result<Vec<f32>, CheckpointError> {
-        let name = tensor_name(role);
+        let name = tensor_name(self.prefix, role, self.has_post_norms);
         let missing = || At(&self.folder).tensor(&name, "it is missing");
         let path = self.shard_of.get(&name).cloned().ok_or_else(missing)?;
         if self
@@ -231,10 +136,13 @@ impl TensorSource for Tensors {
                 format!("{dtype:?} is not supported; supported: F32, F16, BF16"),
             )
         })?;
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(index) => Err(at.tensor(&name, format!("value {index} is {}", values[index]))),
-            None => Ok(values),
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            return Err(at.tensor(&name, format!("value {index} is {}", values[index])));
         }
+        if role.is_gain() && self.gain_offset != 0.0 {
+            return Ok(values.iter().map(|gain| gain + self.gain_offset).collect());
+        }
+        Ok(values)
     }
 }
 
@@ -251,25 +159,45 @@ fn to_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     })
 }
 
-fn tensor_name(role: Role) -> String {
-    let layer = |layer: usize, rest: &str| format!("model.layers.{layer}.{rest}.weight");
+/// transformers calls Gemma's norm after attention as Llama's norm before the MLP.
+fn tensor_name(prefix: &str, role: Role, has_post_norms: bool) -> String {
+    let layer = |layer: usize, rest: &str| format!("{prefix}layers.{layer}.{rest}");
     match role {
-        Role::Embedding => "model.embed_tokens.weight".to_owned(),
-        Role::FinalNorm => "model.norm.weight".to_owned(),
+        Role::Embedding => format!("{prefix}{EMBEDDING}"),
+        Role::FinalNorm => format!("{prefix}norm.weight"),
         Role::LmHead => "lm_head.weight".to_owned(),
-        Role::InputNorm(l) => layer(l, "input_layernorm"),
-        Role::Query(l) => layer(l, "self_attn.q_proj"),
-        Role::Key(l) => layer(l, "self_attn.k_proj"),
-        Role::Value(l) => layer(l, "self_attn.v_proj"),
-        Role::Output(l) => layer(l, "self_attn.o_proj"),
-        Role::PostAttentionNorm(l) => layer(l, "post_attention_layernorm"),
-        Role::Gate(l) => layer(l, "mlp.gate_proj"),
-        Role::Up(l) => layer(l, "mlp.up_proj"),
-        Role::Down(l) => layer(l, "mlp.down_proj"),
+        Role::InputNorm(l) => layer(l, "input_layernorm.weight"),
+        Role::Query(l) => layer(l, "self_attn.q_proj.weight"),
+        Role::Key(l) => layer(l, "self_attn.k_proj.weight"),
+        Role::Value(l) => layer(l, "self_attn.v_proj.weight"),
+        Role::Output(l) => layer(l, "self_attn.o_proj.weight"),
+        Role::PostAttentionNorm(l) if has_post_norms => {
+            layer(l, "pre_feedforward_layernorm.weight")
+        }
+        Role::PostAttentionNorm(l) => layer(l, "post_attention_layernorm.weight"),
+        Role::Gate(l) => layer(l, "mlp.gate_proj.weight"),
+        Role::Up(l) => layer(l, "mlp.up_proj.weight"),
+        Role::Down(l) => layer(l, "mlp.down_proj.weight"),
+        Role::QueryBias(l) => layer(l, "self_attn.q_proj.bias"),
+        Role::KeyBias(l) => layer(l, "self_attn.k_proj.bias"),
+        Role::ValueBias(l) => layer(l, "self_attn.v_proj.bias"),
+        Role::QueryNorm(l) => layer(l, "self_attn.q_norm.weight"),
+        Role::KeyNorm(l) => layer(l, "self_attn.k_norm.weight"),
+        Role::AttentionPostNorm(l) => layer(l, "post_attention_layernorm.weight"),
+        Role::MlpPostNorm(l) => layer(l, "post_feedforward_layernorm.weight"),
     }
 }
 
-fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, CheckpointError> {
+/// What a folder's gains lack: Gemma's norms multiply by `1 + weight` (modeling_gemma3.py).
+fn gain_offset(family: Family) -> f32 {
+    match family {
+        Family::Llama | Family::Qwen2 | Family::Qwen3 => 0.0,
+        Family::Gemma3 => 1.0,
+    }
+}
+
+/// Reads a file of JSON.
+pub(super) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, CheckpointError> {
     let at = At(path);
     let len = fs::metadata(path).map_err(|source| at.io(source))?.len();
     if len > MAX_JSON_BYTES {

@@ -1,4 +1,5 @@
-//! Reading a pretrained model: GGUF files and Hugging Face folders of the Llama family.
+//! Reading a pretrained model: GGUF files and Hugging Face folders of Llama, Qwen2, Qwen3 and
+//! the text models of Gemma 3.
 //!
 //! Checkpoints are untrusted input: lengths are checked against the file before anything is
 //! allocated, and whatever is wrong is an error that names the file and the field or tensor.
@@ -7,15 +8,17 @@ use std::path::{Path, PathBuf};
 
 use lathe_arch::ModelConfig;
 
+mod config_json;
 mod error;
 pub mod gguf;
 mod huggingface;
+mod sentencepiece;
 mod tokenizer;
 mod weights;
 
 pub use error::CheckpointError;
 pub use tokenizer::{TokenizeError, Tokenizer};
-pub use weights::{LayerWeights, ModelWeights};
+pub use weights::{LayerWeights, ModelWeights, PostNorms, QkNorm, QkvBias};
 
 /// A model as it came out of pretraining.
 pub struct Checkpoint {
@@ -49,7 +52,7 @@ impl Checkpoint {
 /// When the file is damaged, of an unknown architecture, or lacks something.
 pub fn read_config(path: &Path) -> Result<ModelConfig, CheckpointError> {
     if path.is_dir() {
-        return huggingface::read_config(&path.join("config.json"));
+        return config_json::read(&path.join("config.json"));
     }
     gguf::read_config(path)
 }

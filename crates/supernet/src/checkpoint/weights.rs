@@ -38,6 +38,41 @@ pub struct LayerWeights {
     pub up_proj: Array2<f32>,
     /// `[hidden_size, intermediate_size]`
     pub down_proj: Array2<f32>,
+    /// Where [`ModelConfig::qkv_bias`] says so.
+    pub qkv_bias: Option<QkvBias>,
+    /// Where [`ModelConfig::qk_norm`] says so.
+    pub qk_norm: Option<QkNorm>,
+    /// Where [`ModelConfig::post_norms`] says so.
+    pub post_norms: Option<PostNorms>,
+}
+
+/// Biases of the projections into attention.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QkvBias {
+    /// `[heads * head_dim]`
+    pub q: Vec<f32>,
+    /// `[kv_heads * head_dim]`
+    pub k: Vec<f32>,
+    /// `[kv_heads * head_dim]`
+    pub v: Vec<f32>,
+}
+
+/// Gains of the norms that every query and every key head passes before it is turned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QkNorm {
+    /// `[head_dim]`
+    pub q: Vec<f32>,
+    /// `[head_dim]`
+    pub k: Vec<f32>,
+}
+
+/// Gains of the norms that the blocks' outputs pass before they are added to the residual stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PostNorms {
+    /// `[hidden_size]`
+    pub attention: Vec<f32>,
+    /// `[hidden_size]`
+    pub mlp: Vec<f32>,
 }
 
 /// The tensors of a model by what they are; each format has its own names for them.
@@ -55,6 +90,40 @@ pub(super) enum Role {
     Gate(usize),
     Up(usize),
     Down(usize),
+    QueryBias(usize),
+    KeyBias(usize),
+    ValueBias(usize),
+    QueryNorm(usize),
+    KeyNorm(usize),
+    AttentionPostNorm(usize),
+    MlpPostNorm(usize),
+}
+
+impl Role {
+    /// Whether it is the gain of a norm.
+    pub fn is_gain(self) -> bool {
+        match self {
+            Role::FinalNorm
+            | Role::InputNorm(_)
+            | Role::PostAttentionNorm(_)
+            | Role::QueryNorm(_)
+            | Role::KeyNorm(_)
+            | Role::AttentionPostNorm(_)
+            | Role::MlpPostNorm(_) => true,
+            Role::Embedding
+            | Role::LmHead
+            | Role::Query(_)
+            | Role::Key(_)
+            | Role::Value(_)
+            | Role::Output(_)
+            | Role::Gate(_)
+            | Role::Up(_)
+            | Role::Down(_)
+            | Role::QueryBias(_)
+            | Role::KeyBias(_)
+            | Role::ValueBias(_) => false,
+        }
+    }
 }
 
 /// Where tensors come from.
@@ -106,7 +175,11 @@ impl LayerWeights {
             &self.down_proj,
         ];
         let matrices: usize = matrices.iter().map(|m| m.len()).sum();
-        matrices + self.input_layernorm.len() + self.post_attention_layernorm.len()
+        let biases = self.qkv_bias.iter().flat_map(|b| [&b.q, &b.k, &b.v]);
+        let heads = self.qk_norm.iter().flat_map(|norm| [&norm.q, &norm.k]);
+        let outputs = self.post_norms.iter().flat_map(|n| [&n.attention, &n.mlp]);
+        let vectors: usize = biases.chain(heads).chain(outputs).map(Vec::len).sum();
+        matrices + vectors + self.input_layernorm.len() + self.post_attention_layernorm.len()
     }
 
     fn read(
@@ -128,8 +201,35 @@ impl LayerWeights {
             gate_proj: matrix(source, Role::Gate(layer), intermediate, hidden)?,
             up_proj: matrix(source, Role::Up(layer), intermediate, hidden)?,
             down_proj: matrix(source, Role::Down(layer), hidden, intermediate)?,
+            qkv_bias: when(model.qkv_bias, || {
+                Ok(QkvBias {
+                    q: source.read(Role::QueryBias(layer), 1, width)?,
+                    k: source.read(Role::KeyBias(layer), 1, kv_width)?,
+                    v: source.read(Role::ValueBias(layer), 1, kv_width)?,
+                })
+            })?,
+            qk_norm: when(model.qk_norm, || {
+                Ok(QkNorm {
+                    q: source.read(Role::QueryNorm(layer), 1, model.head_dim)?,
+                    k: source.read(Role::KeyNorm(layer), 1, model.head_dim)?,
+                })
+            })?,
+            post_norms: when(model.post_norms, || {
+                Ok(PostNorms {
+                    attention: source.read(Role::AttentionPostNorm(layer), 1, hidden)?,
+                    mlp: source.read(Role::MlpPostNorm(layer), 1, hidden)?,
+                })
+            })?,
         })
     }
+}
+
+/// What `read` gives where the model has it.
+fn when<T>(
+    has: bool,
+    read: impl FnOnce() -> Result<T, CheckpointError>,
+) -> Result<Option<T>, CheckpointError> {
+    has.then(read).transpose()
 }
 
 fn vector(

@@ -1,5 +1,7 @@
 //! Causal grouped-query attention (2305.13245) over whole sequences and over a KV cache.
 
+use std::ops::Range;
+
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -20,9 +22,21 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Tokens of each sequence.
     pub seq_len: usize,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// Tokens that a token sees, itself included; `None` for all.
+    pub window: Option<usize>,
 }
 
-/// Attention of each token over itself and the tokens before it in its sequence.
+impl AttentionShape {
+    /// The first token that token `last` sees.
+    pub fn first_seen(&self, last: usize) -> usize {
+        let window = self.window.unwrap_or(usize::MAX);
+        (last + 1).saturating_sub(window)
+    }
+}
+
+/// Attention of each token over itself and the tokens before it in its sequence, or in its window.
 ///
 /// `q` is `[sequences * seq_len, heads * head_dim]`, `k` and `v` are
 /// `[sequences * seq_len, kv_heads * head_dim]`, all after rotation. Returns
@@ -73,30 +87,34 @@ fn one_head(q: &[f32], k: &[f32], v: &[f32], head: usize, shape: AttentionShape)
         kv_heads,
         head_dim,
         seq_len,
+        scale,
+        ..
     } = shape;
     let kv_head = head / (heads / kv_heads);
     let q = Window::whole(q, seq_len, heads * head_dim).columns(head * head_dim, head_dim);
     let kv_width = kv_heads * head_dim;
     let k = Window::whole(k, seq_len, kv_width).columns(kv_head * head_dim, head_dim);
     let v = Window::whole(v, seq_len, kv_width).columns(kv_head * head_dim, head_dim);
-    let scale = 1.0 / (head_dim as f32).sqrt();
     let mut scores = vec![0.0; TILE.min(seq_len) * seq_len];
     let mut out = vec![0.0; seq_len * head_dim];
     let arch = Arch::new();
     for start in (0..seq_len).step_by(TILE) {
         let rows = TILE.min(seq_len - start);
-        let seen = start + rows;
+        // Keys that some row of the tile sees.
+        let first = shape.first_seen(start);
+        let seen = start + rows - first;
         let tile = &mut scores[..rows * seen];
         let queries = q.rows(start, rows);
-        let keys = k.rows(0, seen);
-        causal_probabilities(arch, tile, queries, keys, scale, start);
+        let keys = k.rows(first, seen);
+        let visible = |row: usize| shape.first_seen(start + row) - first..start + row + 1 - first;
+        causal_probabilities(arch, tile, queries, keys, scale, visible);
         let tile = Window::whole(tile, rows, seen);
         let out = &mut out[start * head_dim..][..rows * head_dim];
         matmul(
             out,
             head_dim,
             tile,
-            v.rows(0, seen),
+            v.rows(first, seen),
             Write::Replace,
             Threads::One,
         );
@@ -104,29 +122,31 @@ fn one_head(q: &[f32], k: &[f32], v: &[f32], head: usize, shape: AttentionShape)
     out
 }
 
-/// Probabilities of the queries of tokens `start..` over the keys up to the last of them,
-/// `[queries, keys]`; what a query does not see is 0.
+/// Probabilities of queries over keys, `[queries, keys]`, where `visible` tells which keys a query
+/// sees; the others are 0.
 pub(crate) fn causal_probabilities(
     arch: Arch,
     out: &mut [f32],
     queries: Window<'_>,
     keys: Window<'_>,
     scale: f32,
-    start: usize,
+    visible: impl Fn(usize) -> Range<usize>,
 ) {
-    let seen = keys.row_count();
+    let count = keys.row_count();
     let (write, threads) = (Write::Replace, Threads::One);
-    matmul_transposed(out, seen, queries, keys, scale, write, threads);
+    matmul_transposed(out, count, queries, keys, scale, write, threads);
     arch.dispatch(|| {
-        for (row, scores) in out.chunks_exact_mut(seen).enumerate() {
-            let (visible, future) = scores.split_at_mut(start + row + 1);
-            softmax(visible);
-            future.fill(0.0);
+        for (row, scores) in out.chunks_exact_mut(count).enumerate() {
+            let seen = visible(row);
+            softmax(&mut scores[seen.clone()]);
+            scores[..seen.start].fill(0.0);
+            scores[seen.end..].fill(0.0);
         }
     });
 }
 
-/// Attention of one new token over a cache that already holds it.
+/// Attention of one new token over a cache that already holds it, or over the cache's last tokens,
+/// those of its window.
 ///
 /// `q` is `[heads, head_dim]`, `k` and `v` are `[tokens, kv_heads * head_dim]`.
 /// Returns `[heads, head_dim]`.
@@ -135,10 +155,10 @@ pub fn cached_attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) 
         heads,
         kv_heads,
         head_dim,
+        scale,
         ..
     } = shape;
     let kv_width = kv_heads * head_dim;
-    let scale = 1.0 / (head_dim as f32).sqrt();
     let mut out = vec![0.0f32; heads * head_dim];
     for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
         let q = &q[head * head_dim..][..head_dim];
@@ -186,6 +206,8 @@ mod tests {
             kv_heads,
             head_dim,
             seq_len,
+            scale,
+            ..
         } = shape;
         let mut out = vec![0.0; q.len()];
         for token in 0..q.len() / (heads * head_dim) {
@@ -199,13 +221,14 @@ mod tests {
                     let dot: f64 = (0..head_dim)
                         .map(|c| at(q, heads, token, head, c) * at(k, kv_heads, past, kv_head, c))
                         .sum();
-                    (dot / (head_dim as f64).sqrt()).exp()
+                    (dot * f64::from(scale)).exp()
                 };
-                let weights: Vec<f64> = (first..=token).map(score).collect();
+                let seen = first + shape.first_seen(token - first);
+                let weights: Vec<f64> = (seen..=token).map(score).collect();
                 let total: f64 = weights.iter().sum();
                 for c in 0..head_dim {
-                    let value: f64 = (first..=token)
-                        .map(|t| weights[t - first] * at(v, kv_heads, t, kv_head, c))
+                    let value: f64 = (seen..=token)
+                        .map(|t| weights[t - seen] * at(v, kv_heads, t, kv_head, c))
                         .sum();
                     out[(token * heads + head) * head_dim + c] = (value / total) as f32;
                 }
@@ -223,12 +246,15 @@ mod tests {
             half in 1usize..9,
             seq_len in prop::sample::select(vec![1usize, 2, 63, 64, 65, 130]),
             sequences in 1usize..3,
+            window in prop::sample::select(vec![None, Some(1usize), Some(5), Some(64), Some(100)]),
         ) {
             let shape = AttentionShape {
                 heads: kv_heads * per_group,
                 kv_heads,
                 head_dim: 2 * half,
                 seq_len,
+                scale: 0.3,
+                window,
             };
             let mut rng = ChaCha8Rng::seed_from_u64(7);
             let mut random = |width: usize| -> Vec<f32> {
@@ -245,7 +271,8 @@ mod tests {
             let width = shape.heads * shape.head_dim;
             let kv = seq_len * kv_heads * shape.head_dim;
             let q_last = &q[(seq_len - 1) * width..][..width];
-            let last = cached_attention(q_last, &k[..kv], &v[..kv], shape);
+            let past = shape.first_seen(seq_len - 1) * kv_heads * shape.head_dim;
+            let last = cached_attention(q_last, &k[past..kv], &v[past..kv], shape);
             for (got, want) in last.iter().zip(&want[(seq_len - 1) * width..]) {
                 prop_assert!((got - want).abs() < 1e-4);
             }

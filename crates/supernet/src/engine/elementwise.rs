@@ -1,6 +1,7 @@
 //! The parts of a layer that are not matrix products. Each vectorises to whatever the processor
 //! has (`pulp` picks the instruction set at run time).
 
+use lathe_arch::Activation;
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -88,8 +89,23 @@ pub fn max(x: &[f32]) -> f32 {
         .fold(rest, |m, v| if *v > m { *v } else { m })
 }
 
-/// SwiGLU's product (2002.05202): `gate = silu(gate) * up`, element by element.
-pub fn silu_times(gate: &mut [f32], up: &[f32]) {
+/// A gated MLP's product (2002.05202): `gate = activation(gate) * up`, element by element.
+pub fn activation_times(activation: Activation, gate: &mut [f32], up: &[f32]) {
+    match activation {
+        Activation::Silu => gated(gate, up, |x| x / (1.0 + exp(-x))),
+        Activation::GeluPytorchTanh => gated(gate, up, gelu_tanh),
+    }
+}
+
+/// `x / 2 * (1 + tanh(u))`, which is `x / (1 + e^-2u)`, with `u = sqrt(2/pi) (x + 0.044715 x^3)`.
+#[inline(always)]
+fn gelu_tanh(x: f32) -> f32 {
+    const TWICE_SQRT_2_OVER_PI: f32 = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::SQRT_2;
+    x / (1.0 + exp(-TWICE_SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
+}
+
+#[inline(always)]
+fn gated(gate: &mut [f32], up: &[f32], activation: impl Fn(f32) -> f32 + Sync) {
     const CHUNK: usize = 1 << 14;
     let arch = Arch::new();
     gate.par_chunks_mut(CHUNK)
@@ -97,7 +113,7 @@ pub fn silu_times(gate: &mut [f32], up: &[f32]) {
         .for_each(|(gate, up)| {
             arch.dispatch(|| {
                 for (gate, up) in gate.iter_mut().zip(up) {
-                    *gate = *gate / (1.0 + exp(-*gate)) * up;
+                    *gate = activation(*gate) * up;
                 }
             });
         });
@@ -139,6 +155,29 @@ mod tests {
         }
         assert!(worst < 3e-7, "{worst}");
         assert!(exp(f32::NEG_INFINITY) < 2e-38);
+    }
+
+    #[test]
+    fn activations_are_their_definitions() {
+        let x: Vec<f32> = (-800..800).map(|i| i as f32 / 50.0).collect();
+        let product = |activation| {
+            let mut gate = x.clone();
+            activation_times(activation, &mut gate, &vec![2.0; x.len()]);
+            gate
+        };
+        let (silu, gelu) = (
+            product(Activation::Silu),
+            product(Activation::GeluPytorchTanh),
+        );
+        for ((x, silu), gelu) in x.iter().map(|x| f64::from(*x)).zip(silu).zip(gelu) {
+            let want = 2.0 * x / (1.0 + (-x).exp());
+            assert!((f64::from(silu) - want).abs() < 1e-5, "{x}");
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            assert!(
+                (f64::from(gelu) - x * (1.0 + inner.tanh())).abs() < 1e-5,
+                "{x}"
+            );
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use lathe_arch::quantize::round_activations;
 use rayon::prelude::*;
 
 use super::attention::{AttentionShape, cached_attention, causal_attention};
-use super::elementwise::{add_bias, rms_norm, silu_times};
+use super::elementwise::{activation_times, add_bias, rms_norm};
 use super::matmul::{Threads, Window, Write, matmul};
 use super::rope::RopeTable;
 use crate::cut::{CutAttention, CutMlp, Matrix, Subnet};
@@ -26,6 +26,11 @@ pub(crate) trait Observer {
     fn attention(&mut self, layer: usize, rows: &[f32]);
     /// `rows` is the input of `down_proj`, `[tokens, intermediate_size]`.
     fn mlp(&mut self, layer: usize, rows: &[f32]);
+    /// `rows` is what an attention block adds to the residual stream after a norm of its own,
+    /// `[tokens, hidden]`.
+    fn normed_attention(&mut self, _layer: usize, _rows: &[f32]) {}
+    /// The same of an MLP block.
+    fn normed_mlp(&mut self, _layer: usize, _rows: &[f32]) {}
 }
 
 /// Observes nothing.
@@ -42,6 +47,9 @@ pub(crate) fn embed(subnet: &Subnet<'_>, tokens: &[u32]) -> Vec<f32> {
     let mut x = Vec::with_capacity(tokens.len() * hidden);
     for token in tokens {
         x.extend_from_slice(subnet.embedding_row(*token as usize));
+    }
+    if let Some(scale) = subnet.supernet().model().embedding_scale {
+        x.iter_mut().for_each(|value| *value *= scale as f32);
     }
     x
 }
@@ -68,19 +76,19 @@ pub(crate) fn attention_half(
     observer: &mut dyn Observer,
 ) {
     let blocks = subnet.layer(layer);
-    if let Some(attention) = &blocks.attention {
-        let attend = |mut q: Vec<f32>, mut k: Vec<f32>, v: Vec<f32>, shape: AttentionShape| {
-            rotate(rope, &mut q, shape.heads * shape.head_dim, seq_len, 0);
-            rotate(rope, &mut k, shape.kv_heads * shape.head_dim, seq_len, 0);
-            let mixed = causal_attention(&q, &k, &v, shape);
-            observer.attention(layer, &mixed);
-            mixed
-        };
-        attention_block(subnet, attention, x, seq_len, attend);
-    }
-    if let Some(bias) = &blocks.attention_bias {
-        add_bias(x, bias);
-    }
+    let bias = blocks.attention_bias.as_deref();
+    let Some(attention) = &blocks.attention else {
+        return add_constant(x, bias);
+    };
+    let rope = rope.of(subnet.supernet().model().layer_type(layer));
+    let shape = attention_shape(subnet, attention, layer, seq_len);
+    let [mut q, mut k, v] = queries_keys_values(subnet, attention, x);
+    rotate(rope, &mut q, shape.heads * shape.head_dim, seq_len, 0);
+    rotate(rope, &mut k, shape.kv_heads * shape.head_dim, seq_len, 0);
+    let mixed = causal_attention(&q, &k, &v, shape);
+    observer.attention(layer, &mixed);
+    let observe = |rows: &[f32]| observer.normed_attention(layer, rows);
+    attention_output(subnet, attention, bias, x, mixed, observe);
 }
 
 /// The MLP block of a layer, or what is left of it.
@@ -91,12 +99,14 @@ pub(crate) fn mlp_half(
     observer: &mut dyn Observer,
 ) {
     let blocks = subnet.layer(layer);
-    if let Some(mlp) = &blocks.mlp {
-        mlp_block(subnet, mlp, x, |rows| observer.mlp(layer, rows));
-    }
-    if let Some(bias) = &blocks.mlp_bias {
-        add_bias(x, bias);
-    }
+    let bias = blocks.mlp_bias.as_deref();
+    let Some(mlp) = &blocks.mlp else {
+        return add_constant(x, bias);
+    };
+    let neurons = mlp_neurons(subnet, mlp, x);
+    observer.mlp(layer, &neurons);
+    let observe = |rows: &[f32]| observer.normed_mlp(layer, rows);
+    mlp_output(subnet, mlp, bias, x, neurons, observe);
 }
 
 /// Runs layer `layer` over the next tokens of one sequence, whose past is in `cache`.
@@ -109,30 +119,32 @@ pub(crate) fn layer_with_cache(
     rope: &RopeTable,
 ) {
     let blocks = subnet.layer(layer);
-    let tokens = x.len() / subnet.supernet().model().hidden_size;
+    let model = subnet.supernet().model();
+    let tokens = x.len() / model.hidden_size;
+    let bias = blocks.attention_bias.as_deref();
     if let Some(attention) = &blocks.attention {
-        let attend = |mut q: Vec<f32>, mut k: Vec<f32>, v: Vec<f32>, shape: AttentionShape| {
-            let (width, kv_width) = (
-                shape.heads * shape.head_dim,
-                shape.kv_heads * shape.head_dim,
-            );
-            rotate(rope, &mut q, width, tokens, past_len);
-            rotate(rope, &mut k, kv_width, tokens, past_len);
-            cache.keys.extend_from_slice(&k);
-            cache.values.extend_from_slice(&v);
-            if past_len == 0 {
-                return causal_attention(&q, &k, &v, shape);
-            }
+        let rope = rope.of(model.layer_type(layer));
+        let shape = attention_shape(subnet, attention, layer, tokens);
+        let [mut q, mut k, v] = queries_keys_values(subnet, attention, x);
+        let width = shape.heads * shape.head_dim;
+        rotate(rope, &mut q, width, tokens, past_len);
+        let kv_width = shape.kv_heads * shape.head_dim;
+        rotate(rope, &mut k, kv_width, tokens, past_len);
+        cache.keys.extend_from_slice(&k);
+        cache.values.extend_from_slice(&v);
+        let mixed = if past_len == 0 {
+            causal_attention(&q, &k, &v, shape)
+        } else {
             let one = |(t, q): (usize, &[f32])| {
-                let seen = (past_len + t + 1) * kv_width;
-                cached_attention(q, &cache.keys[..seen], &cache.values[..seen], shape)
+                let last = past_len + t;
+                let seen = shape.first_seen(last) * kv_width..(last + 1) * kv_width;
+                cached_attention(q, &cache.keys[seen.clone()], &cache.values[seen], shape)
             };
             q.chunks_exact(width).enumerate().flat_map(one).collect()
         };
-        attention_block(subnet, attention, x, tokens, attend);
-    }
-    if let Some(bias) = &blocks.attention_bias {
-        add_bias(x, bias);
+        attention_output(subnet, attention, bias, x, mixed, |_| {});
+    } else {
+        add_constant(x, bias);
     }
     mlp_half(subnet, layer, x, &mut NoObserver);
 }
@@ -149,28 +161,46 @@ pub(crate) fn rotate(
     }
 }
 
-/// `x += o_proj(attend(q, k, v))` on the normalised input.
-pub(crate) fn attention_block(
+/// Adds what stands for a removed block.
+fn add_constant(x: &mut [f32], bias: Option<&[f32]>) {
+    if let Some(bias) = bias {
+        add_bias(x, bias);
+    }
+}
+
+pub(crate) fn attention_shape(
     subnet: &Subnet<'_>,
     block: &CutAttention<'_>,
-    x: &mut [f32],
+    layer: usize,
     seq_len: usize,
-    attend: impl FnOnce(Vec<f32>, Vec<f32>, Vec<f32>, AttentionShape) -> Vec<f32>,
-) {
+) -> AttentionShape {
     let model = subnet.supernet().model();
-    let hidden = model.hidden_size;
-    let tokens = x.len() / hidden;
-    let shape = AttentionShape {
+    AttentionShape {
         heads: block.heads,
         kv_heads: block.kv_heads,
         head_dim: model.head_dim,
         seq_len,
-    };
+        scale: model.attention_scale() as f32,
+        window: model.window(layer),
+    }
+}
+
+/// Queries `[tokens, heads * head_dim]`, keys and values `[tokens, kv_heads * head_dim]` of the
+/// normalised input, before they are turned.
+pub(crate) fn queries_keys_values(
+    subnet: &Subnet<'_>,
+    block: &CutAttention<'_>,
+    x: &[f32],
+) -> [Vec<f32>; 3] {
+    let model = subnet.supernet().model();
+    let hidden = model.hidden_size;
+    let tokens = x.len() / hidden;
+    let eps = model.rms_norm_eps as f32;
     let mut normed = vec![0.0; x.len()];
-    rms_norm(&mut normed, x, block.norm, model.rms_norm_eps as f32);
+    rms_norm(&mut normed, x, block.norm, eps);
     round(&mut normed, hidden, block.precision);
     let input = Window::whole(&normed, tokens, hidden);
-    let width = shape.heads * shape.head_dim;
+    let width = block.heads * model.head_dim;
     let mut q = vec![0.0; tokens * width];
     let mut column = 0;
     for part in block.q.iter().map(Matrix::window) {
@@ -184,21 +214,56 @@ pub(crate) fn attention_block(
         );
         column += part.col_count();
     }
-    let k = project(input, block.k.window());
-    let v = project(input, block.v.window());
-    let mut mixed = attend(q, k, v, shape);
-    round(&mut mixed, width, block.precision);
-    let mut column = 0;
-    for part in block.o.iter().map(Matrix::window) {
-        let rows = part.row_count();
-        let mixed = Window::whole(&mixed, tokens, width).columns(column, rows);
-        matmul(x, hidden, mixed, part, Write::Add, Threads::Pool);
-        column += rows;
+    let mut k = project(input, block.k.window());
+    let mut v = project(input, block.v.window());
+    if let Some(bias) = &block.qkv_bias {
+        add_bias(&mut q, &bias.q);
+        add_bias(&mut k, &bias.k);
+        add_bias(&mut v, &bias.v);
     }
+    if let Some(gains) = block.qk_norm {
+        q = norm_heads(q, &gains.q, eps);
+        k = norm_heads(k, &gains.k, eps);
+    }
+    [q, k, v]
 }
 
-/// `x += down(silu(gate x) * up x)` on the normalised input.
-fn mlp_block(subnet: &Subnet<'_>, block: &CutMlp<'_>, x: &mut [f32], observe: impl FnOnce(&[f32])) {
+/// RMSNorm of every head, `[heads, head_dim]` a token.
+fn norm_heads(rows: Vec<f32>, gain: &[f32], eps: f32) -> Vec<f32> {
+    let mut normed = vec![0.0; rows.len()];
+    rms_norm(&mut normed, &rows, gain, eps);
+    normed
+}
+
+/// `x += o_proj(mixed)`, with `mixed [tokens, heads * head_dim]`.
+pub(crate) fn attention_output(
+    subnet: &Subnet<'_>,
+    block: &CutAttention<'_>,
+    bias: Option<&[f32]>,
+    x: &mut [f32],
+    mut mixed: Vec<f32>,
+    observe: impl FnOnce(&[f32]),
+) {
+    let model = subnet.supernet().model();
+    let hidden = model.hidden_size;
+    let tokens = x.len() / hidden;
+    let width = block.heads * model.head_dim;
+    round(&mut mixed, width, block.precision);
+    let product = |out: &mut [f32]| {
+        let mut column = 0;
+        for part in block.o.iter().map(Matrix::window) {
+            let rows = part.row_count();
+            let mixed = Window::whole(&mixed, tokens, width).columns(column, rows);
+            matmul(out, hidden, mixed, part, Write::Add, Threads::Pool);
+            column += rows;
+        }
+    };
+    let eps = model.rms_norm_eps as f32;
+    add_output(x, product, bias, block.post_norm, eps, observe);
+}
+
+/// `activation(gate x) * up x` of the normalised input, `[tokens, intermediate_size]`.
+fn mlp_neurons(subnet: &Subnet<'_>, block: &CutMlp<'_>, x: &[f32]) -> Vec<f32> {
     let model = subnet.supernet().model();
     let hidden = model.hidden_size;
     let tokens = x.len() / hidden;
@@ -208,19 +273,56 @@ fn mlp_block(subnet: &Subnet<'_>, block: &CutMlp<'_>, x: &mut [f32], observe: im
     let input = Window::whole(&normed, tokens, hidden);
     let mut gate = project(input, block.gate.window());
     let up = project(input, block.up.window());
-    silu_times(&mut gate, &up);
-    observe(&gate);
-    let width = block.gate.window().col_count();
-    round(&mut gate, width, block.precision);
-    let activations = Window::whole(&gate, tokens, width);
-    matmul(
-        x,
-        hidden,
-        activations,
-        block.down.window(),
-        Write::Add,
-        Threads::Pool,
-    );
+    activation_times(model.hidden_act, &mut gate, &up);
+    gate
+}
+
+/// `x += down(neurons)`
+fn mlp_output(
+    subnet: &Subnet<'_>,
+    block: &CutMlp<'_>,
+    bias: Option<&[f32]>,
+    x: &mut [f32],
+    mut neurons: Vec<f32>,
+    observe: impl FnOnce(&[f32]),
+) {
+    let model = subnet.supernet().model();
+    let hidden = model.hidden_size;
+    let tokens = x.len() / hidden;
+    let down = block.down.window();
+    let width = down.row_count();
+    round(&mut neurons, width, block.precision);
+    let neurons = Window::whole(&neurons, tokens, width);
+    let product = |out: &mut [f32]| {
+        matmul(out, hidden, neurons, down, Write::Add, Threads::Pool);
+    };
+    let eps = model.rms_norm_eps as f32;
+    add_output(x, product, bias, block.post_norm, eps, observe);
+}
+
+/// Adds a block's output to the residual stream: what `product` adds to its argument, and the bias
+/// for what was cut away. Where the block has a norm behind it, that is of their sum.
+fn add_output(
+    x: &mut [f32],
+    product: impl FnOnce(&mut [f32]),
+    bias: Option<&[f32]>,
+    post_norm: Option<&[f32]>,
+    eps: f32,
+    observe: impl FnOnce(&[f32]),
+) {
+    let Some(gain) = post_norm else {
+        product(x);
+        return add_constant(x, bias);
+    };
+    let mut output = vec![0.0; x.len()];
+    product(&mut output);
+    add_constant(&mut output, bias);
+    let mut normed = vec![0.0; x.len()];
+    rms_norm(&mut normed, &output, gain, eps);
+    observe(&normed);
+    for (x, normed) in x.iter_mut().zip(&normed) {
+        *x += normed;
+    }
 }
 
 /// What a kernel for quantised weights makes of its input; nothing in f32.

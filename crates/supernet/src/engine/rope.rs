@@ -1,19 +1,37 @@
 //! Rotary position embedding (2104.09864) in Hugging Face's half-rotation layout: channel `i`
 //! of a head turns together with channel `i + head_dim / 2`.
 
-use lathe_arch::ModelConfig;
+use lathe_arch::{LayerType, ModelConfig};
 
 /// Cosines and sines of every position, `[positions, head_dim / 2]` each.
 pub struct RopeTable {
     cos: Vec<f32>,
     sin: Vec<f32>,
     half: usize,
+    /// The table of sliding layers, where the model has some.
+    sliding: Option<Box<RopeTable>>,
 }
 
 impl RopeTable {
     /// The angles of positions `0..positions`, computed in f64.
     pub fn new(model: &ModelConfig, positions: usize) -> Self {
-        let frequencies = model.rope_frequencies();
+        let sliding = model.sliding_rope_frequencies();
+        let sliding = sliding.map(|frequencies| Self::of_frequencies(&frequencies, positions));
+        Self {
+            sliding: sliding.map(Box::new),
+            ..Self::of_frequencies(&model.rope_frequencies(), positions)
+        }
+    }
+
+    /// The table of a layer's type.
+    pub fn of(&self, layer_type: LayerType) -> &Self {
+        match layer_type {
+            LayerType::FullAttention => self,
+            LayerType::SlidingAttention => self.sliding.as_deref().unwrap_or(self),
+        }
+    }
+
+    fn of_frequencies(frequencies: &[f64], positions: usize) -> Self {
         let angles = (0..positions)
             .flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
         let (cos, sin) = angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
@@ -21,6 +39,7 @@ impl RopeTable {
             cos,
             sin,
             half: frequencies.len(),
+            sliding: None,
         }
     }
 

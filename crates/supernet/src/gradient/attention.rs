@@ -34,6 +34,7 @@ pub(super) fn causal_attention_backward(
         kv_heads,
         head_dim,
         seq_len,
+        ..
     } = shape;
     let sequences = d_mixed.len() / (seq_len * heads * head_dim);
     // One task a KV group: its keys and values have gradients from all its query heads.
@@ -46,7 +47,7 @@ pub(super) fn causal_attention_backward(
             let per_group = heads / kv_heads;
             for query_head in kv_head * per_group..(kv_head + 1) * per_group {
                 let of_query = |matrix| head(matrix, sequence, query_head, heads, shape);
-                group.add_head(of_query(&inputs.q), of_query(d_mixed));
+                group.add_head(of_query(&inputs.q), of_query(d_mixed), shape);
             }
             group
         })
@@ -100,9 +101,9 @@ impl<'a> Group<'a> {
     }
 
     /// Adds what one query head does.
-    fn add_head(&mut self, queries: Window<'_>, d_mixed: Window<'_>) {
+    fn add_head(&mut self, queries: Window<'_>, d_mixed: Window<'_>, shape: AttentionShape) {
         let (seq_len, head_dim) = (queries.row_count(), queries.col_count());
-        let scale = 1.0 / (head_dim as f32).sqrt();
+        let scale = shape.scale;
         let one = Threads::One;
         let arch = Arch::new();
         let mut d_q = vec![0.0; seq_len * head_dim];
@@ -114,7 +115,8 @@ impl<'a> Group<'a> {
             let (keys, values) = (self.keys.rows(0, seen), self.values.rows(0, seen));
             let (queries, d_mixed) = (queries.rows(start, rows), d_mixed.rows(start, rows));
             let p = &mut probabilities[..rows * seen];
-            causal_probabilities(arch, p, queries, keys, scale, start);
+            let visible = |row: usize| shape.first_seen(start + row)..start + row + 1;
+            causal_probabilities(arch, p, queries, keys, scale, visible);
             let d_s = &mut d_scores[..rows * seen];
             matmul_transposed(d_s, seen, d_mixed, values, 1.0, Write::Replace, one);
             arch.dispatch(|| {
@@ -157,9 +159,10 @@ mod tests {
         for (at, out) in out.chunks_exact_mut(dim).enumerate() {
             let (token, head) = (at / heads, at % heads);
             let kv = |t: usize| (t * kv_heads + head / (heads / kv_heads)) * dim;
-            let past = token / shape.seq_len * shape.seq_len..=token;
+            let start = token / shape.seq_len * shape.seq_len;
+            let past = start + shape.first_seen(token - start)..=token;
             let dot = |t: usize| -> f64 { (0..dim).map(|c| q[at * dim + c] * k[kv(t) + c]).sum() };
-            let weight = |t: usize| (dot(t) / (dim as f64).sqrt()).exp();
+            let weight = |t: usize| (dot(t) * f64::from(shape.scale)).exp();
             let total: f64 = past.clone().map(weight).sum();
             for (c, out) in out.iter_mut().enumerate() {
                 let values = past.clone().map(|t| weight(t) / total * v[kv(t) + c]);
@@ -171,17 +174,20 @@ mod tests {
 
     #[test]
     fn gradients_are_those_of_the_definition() {
-        for (sequences, seq_len, kv_heads, per_group, head_dim) in [
-            (1, 1, 1, 1, 2),
-            (2, 5, 2, 3, 4),
-            (1, 7, 3, 1, 2),
-            (1, 66, 1, 2, 2),
+        for (sequences, seq_len, kv_heads, per_group, head_dim, window) in [
+            (1, 1, 1, 1, 2, None),
+            (2, 5, 2, 3, 4, None),
+            (1, 7, 3, 1, 2, Some(3)),
+            (1, 66, 1, 2, 2, None),
+            (1, 66, 1, 1, 2, Some(5)),
         ] {
             let shape = AttentionShape {
                 heads: kv_heads * per_group,
                 kv_heads,
                 head_dim,
                 seq_len,
+                scale: 0.6,
+                window,
             };
             let tokens = sequences * seq_len;
             let inputs = AttentionInputs {

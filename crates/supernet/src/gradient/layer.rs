@@ -1,6 +1,7 @@
 //! Through one layer, whose activations are made anew from its saved input (gradient
 //! checkpointing, 1604.06174): memory holds those of a single layer at a time.
 
+use lathe_arch::Activation;
 use ndarray::Array2;
 
 use super::attention::{AttentionInputs, causal_attention_backward};
@@ -8,8 +9,10 @@ use super::norm::rms_norm_backward;
 use super::swiglu::silu_times_backward;
 use crate::cut::{CutAttention, CutMlp, Matrix, Subnet};
 use crate::engine::attention::{AttentionShape, causal_attention};
-use crate::engine::elementwise::{add_bias, rms_norm, silu_times};
-use crate::engine::forward::{attention_block, project, rotate};
+use crate::engine::elementwise::{activation_times, add_bias, rms_norm};
+use crate::engine::forward::{
+    attention_output, attention_shape, project, queries_keys_values, rotate,
+};
 use crate::engine::matmul::{Threads, Window, Write, add_transposed_matmul, matmul_transposed};
 use crate::engine::rope::RopeTable;
 
@@ -95,16 +98,17 @@ pub(super) fn layer_backward(
     let blocks = subnet.layer(layer);
     let mut between = x.to_vec();
     let attention = blocks.attention.as_ref().map(|block| {
-        let activations = attention_activations(subnet, block, &mut between, seq_len, rope);
+        let activations = attention_activations(subnet, block, layer, &mut between, seq_len, rope);
         (block, activations)
     });
-    if let Some(bias) = &blocks.attention_bias {
+    if let (None, Some(bias)) = (&blocks.attention, &blocks.attention_bias) {
         add_bias(&mut between, bias);
     }
     if let (Some(block), Some(sums)) = (&blocks.mlp, &mut sums.mlp) {
         mlp_backward(subnet, block, &between, d, sums);
     }
     if let (Some((block, activations)), Some(sums)) = (attention, &mut sums.attention) {
+        let rope = rope.of(subnet.supernet().model().layer_type(layer));
         attention_backward(subnet, block, x, activations, d, rope, sums);
     }
 }
@@ -122,23 +126,24 @@ struct AttentionActivations {
 fn attention_activations(
     subnet: &Subnet<'_>,
     block: &CutAttention<'_>,
+    layer: usize,
     x: &mut [f32],
     seq_len: usize,
     rope: &RopeTable,
 ) -> AttentionActivations {
-    let mut kept = None;
-    attention_block(subnet, block, x, seq_len, |mut q, mut k, v, shape| {
-        rotate(rope, &mut q, shape.heads * shape.head_dim, seq_len, 0);
-        rotate(rope, &mut k, shape.kv_heads * shape.head_dim, seq_len, 0);
-        let mixed = causal_attention(&q, &k, &v, shape);
-        kept = Some(AttentionActivations {
-            inputs: AttentionInputs { q, k, v },
-            mixed: mixed.clone(),
-            shape,
-        });
-        mixed
-    });
-    kept.expect("an attention block attends once")
+    let rope = rope.of(subnet.supernet().model().layer_type(layer));
+    let shape = attention_shape(subnet, block, layer, seq_len);
+    let [mut q, mut k, v] = queries_keys_values(subnet, block, x);
+    rotate(rope, &mut q, shape.heads * shape.head_dim, seq_len, 0);
+    rotate(rope, &mut k, shape.kv_heads * shape.head_dim, seq_len, 0);
+    let mixed = causal_attention(&q, &k, &v, shape);
+    let bias = subnet.layer(layer).attention_bias.as_deref();
+    attention_output(subnet, block, bias, x, mixed.clone(), |_| {});
+    AttentionActivations {
+        inputs: AttentionInputs { q, k, v },
+        mixed,
+        shape,
+    }
 }
 
 fn attention_backward(
@@ -214,7 +219,7 @@ fn mlp_backward(
     let mut gate = project(input, block.gate.window());
     let mut up = project(input, block.up.window());
     let mut product = gate.clone();
-    silu_times(&mut product, &up);
+    activation_times(Activation::Silu, &mut product, &up);
     let d_out = Window::whole(d, tokens, hidden);
     add_weight_gradient(&mut sums.down, &product, d_out);
     // The product has served: its gradient takes its place.

@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use lathe_arch::{Family, ModelConfig, RopeScaling};
+use lathe_arch::{Family, ModelConfig};
 
+mod config;
 mod dequantize;
 mod header;
 
@@ -20,7 +21,7 @@ use super::{Checkpoint, CheckpointError, ModelWeights, Tokenizer};
 pub(super) fn load(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let (header, file) = open(path)?;
     let mut tensors = Tensors::new(path, file, &header);
-    let config = model_config(path, &header, &mut tensors)?;
+    let config = config::model_config(path, &header, &mut tensors)?;
     tensors.model = Some(config.clone());
     let weights = ModelWeights::read(&mut tensors, &config)?;
     let tokenizer = Tokenizer::from_gguf(path, &header, config.vocab_size)?;
@@ -34,7 +35,7 @@ pub(super) fn load(path: &Path) -> Result<Checkpoint, CheckpointError> {
 
 pub(super) fn read_config(path: &Path) -> Result<ModelConfig, CheckpointError> {
     let (header, file) = open(path)?;
-    model_config(path, &header, &mut Tensors::new(path, file, &header))
+    config::model_config(path, &header, &mut Tensors::new(path, file, &header))
 }
 
 fn open(path: &Path) -> Result<(Header, File), CheckpointError> {
@@ -109,60 +110,6 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn model_config(
-    path: &Path,
-    header: &Header,
-    tensors: &mut Tensors<'_>,
-) -> Result<ModelConfig, CheckpointError> {
-    let at = At(path);
-    let fields = Fields::new(path, header);
-    let architecture = fields.text("general.architecture")?;
-    if architecture != "llama" {
-        let reason = format!("`{architecture}` is not supported; supported: llama");
-        return Err(at.field("general.architecture", reason));
-    }
-    let hidden_size = fields.size("llama.embedding_length")?;
-    let heads = fields.size("llama.attention.head_count")?;
-    let default_head_dim = hidden_size.checked_div(heads).unwrap_or(0);
-    let head_dim = fields.size_or("llama.attention.key_length", default_head_dim)?;
-    let rotary = fields.size_or("llama.rope.dimension_count", head_dim)?;
-    if rotary != head_dim {
-        let reason = format!("{rotary} of {head_dim} channels; partial rotation is not supported");
-        return Err(at.field("llama.rope.dimension_count", reason));
-    }
-    let mut config = ModelConfig {
-        family: Family::Llama,
-        vocab_size: tensors.embedding_rows()?,
-        hidden_size,
-        intermediate_size: fields.size("llama.feed_forward_length")?,
-        num_hidden_layers: fields.size("llama.block_count")?,
-        num_attention_heads: heads,
-        num_key_value_heads: fields.size_or("llama.attention.head_count_kv", heads)?,
-        head_dim,
-        max_position_embeddings: fields.size("llama.context_length")?,
-        rope_theta: match fields.get("llama.rope.freq_base") {
-            Some(_) => fields.float("llama.rope.freq_base")?,
-            None => 10_000.0,
-        },
-        rope_scaling: RopeScaling::None,
-        rms_norm_eps: fields.float("llama.attention.layer_norm_rms_epsilon")?,
-        tie_word_embeddings: !tensors.by_name.contains_key("output.weight"),
-    };
-    if let Some(scaling) = fields.get("llama.rope.scaling.type")
-        && *scaling != Value::String("none".to_owned())
-    {
-        let reason = "only `none` is supported".to_owned();
-        return Err(at.field("llama.rope.scaling.type", reason));
-    }
-    config.validate().map_err(|source| at.model(source))?;
-    if tensors.by_name.contains_key("rope_freqs.weight") {
-        let factors = tensors.values("rope_freqs.weight", 1, config.head_dim / 2)?;
-        config.rope_scaling = RopeScaling::FrequencyFactors(factors);
-        config.validate().map_err(|source| at.model(source))?;
-    }
-    Ok(config)
-}
-
 /// The tensors of one file.
 struct Tensors<'a> {
     at: At<'a>,
@@ -228,12 +175,13 @@ impl<'a> Tensors<'a> {
 impl TensorSource for Tensors<'_> {
     fn read(&mut self, role: Role, rows: usize, cols: usize) -> Result<Vec<f32>, CheckpointError> {
         let values = self.values(&tensor_name(role), rows, cols)?;
-        let model = self.model.as_ref();
-        Ok(match (role, model) {
-            (Role::Query(_) | Role::Key(_), Some(model)) => {
-                half_rotation_order(&values, model.head_dim, cols)
-            }
-            _ => values,
+        let interleaved = self.model.as_ref().filter(|model| match model.family {
+            Family::Llama => matches!(role, Role::Query(_) | Role::Key(_)),
+            Family::Qwen2 | Family::Qwen3 | Family::Gemma3 => false,
+        });
+        Ok(match interleaved {
+            Some(model) => half_rotation_order(&values, model.head_dim, cols),
+            None => values,
         })
     }
 }
@@ -252,11 +200,18 @@ fn tensor_name(role: Role) -> String {
         Role::Gate(layer) => format!("blk.{layer}.ffn_gate.weight"),
         Role::Up(layer) => format!("blk.{layer}.ffn_up.weight"),
         Role::Down(layer) => format!("blk.{layer}.ffn_down.weight"),
+        Role::QueryBias(layer) => format!("blk.{layer}.attn_q.bias"),
+        Role::KeyBias(layer) => format!("blk.{layer}.attn_k.bias"),
+        Role::ValueBias(layer) => format!("blk.{layer}.attn_v.bias"),
+        Role::QueryNorm(layer) => format!("blk.{layer}.attn_q_norm.weight"),
+        Role::KeyNorm(layer) => format!("blk.{layer}.attn_k_norm.weight"),
+        Role::AttentionPostNorm(layer) => format!("blk.{layer}.post_attention_norm.weight"),
+        Role::MlpPostNorm(layer) => format!("blk.{layer}.post_ffw_norm.weight"),
     }
 }
 
-/// llama.cpp turns neighbouring rows `(2i, 2i + 1)` of a head together, Hugging Face rows
-/// `(i, i + head_dim / 2)`: puts the former's order into the latter's.
+/// llama.cpp turns neighbouring rows `(2i, 2i + 1)` of a Llama's head together, Hugging Face rows
+/// `(i, i + head_dim / 2)`, as llama.cpp does in other architectures: puts the former's order into the latter's.
 fn half_rotation_order(values: &[f32], head_dim: usize, cols: usize) -> Vec<f32> {
     let mut out = Vec::with_capacity(values.len());
     for head in values.chunks_exact(head_dim * cols) {
