@@ -442,16 +442,20 @@ fn an_added_token_may_lie_outside_the_vocabulary() {
     let folder = with_config("tiny-gemma3", |_| {});
     let path = folder.path().join("tokenizer.json");
     let mut tokenizer: Json = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    let mut added = tokenizer["added_tokens"][0].clone();
-    (added["id"], added["content"]) = (json!(320), json!("<image>"));
-    tokenizer["added_tokens"]
-        .as_array_mut()
-        .unwrap()
-        .push(added);
+    // The vocabulary has 315 tokens, the embedding 320 rows: the last of six has none.
+    for id in 315..=320 {
+        let mut added = tokenizer["added_tokens"][0].clone();
+        (added["id"], added["content"]) = (json!(id), json!(format!("<image{id}>")));
+        tokenizer["added_tokens"]
+            .as_array_mut()
+            .unwrap()
+            .push(added);
+    }
     fs::write(&path, tokenizer.to_string()).unwrap();
     let tokenizer = Checkpoint::load(folder.path()).unwrap().tokenizer;
-    tokenizer.encode("a fox").unwrap();
-    let message = tokenizer.encode("a <image>").unwrap_err().to_string();
+    let ids = tokenizer.encode("a <image319>").unwrap();
+    assert_eq!(ids.last(), Some(&319));
+    let message = tokenizer.encode("a <image320>").unwrap_err().to_string();
     assert!(message.contains("token id 320"), "{message}");
 }
 

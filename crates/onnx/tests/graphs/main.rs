@@ -2,6 +2,7 @@
 
 mod chain;
 mod every_subnet;
+mod families;
 mod files;
 mod network;
 mod tiny;
