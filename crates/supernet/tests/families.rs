@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lathe_arch::{
-    Activation, AttentionConfig, LayerConfig, LayerType, MlpConfig, ModelConfig, Precision,
+    Activation, AttentionConfig, Family, LayerConfig, LayerType, MlpConfig, ModelConfig, Precision,
     RopeScaling, SUBNET_VERSION, SubnetConfig,
 };
 use lathe_supernet::checkpoint::{Checkpoint, ModelWeights, read_config};
@@ -466,6 +466,10 @@ fn ordering_keeps_the_function() {
         let tokens: Vec<u32> = (5..45).collect();
         let before = logits(&unordered.full(), &tokens).unwrap();
         for importance in Importance::ALL {
+            let is_differentiable = checkpoint.config.family == Family::Qwen2;
+            if importance == Importance::Taylor && !is_differentiable {
+                continue;
+            }
             let recovery = Recovery::LeastSquares;
             let ordered = ordered(&checkpoint, &windows(1), importance, recovery);
             let after = logits(&ordered.full(), &tokens).unwrap();

@@ -227,10 +227,17 @@ fn tensors(subnet: &Subnet<'_>, layer: usize, gradient: &LayerGradient) -> Vec<T
 
 #[test]
 fn gradients_of_a_sub_network_are_differences_of_its_loss() {
+    // Qwen2 has biases on queries, keys and values.
+    for name in ["tiny-llama", "tiny-qwen2"] {
+        are_differences(&Checkpoint::load(&fixture(name)).unwrap());
+    }
+}
+
+fn are_differences(checkpoint: &Checkpoint) {
     const STEP: f32 = 3e-3;
-    let (checkpoint, windows) = (checkpoint(), windows(&reference()));
+    let windows = windows(&reference());
     let (model, weights) = (&checkpoint.config, &checkpoint.weights);
-    let calibration = calibrated(&checkpoint, &windows);
+    let calibration = calibrated(checkpoint, &windows);
     let importance = Importance::Wanda;
     let order = ImportanceOrder::of(model, weights, &calibration, &windows, importance).unwrap();
     let ordered = |weights: &ModelWeights| {
@@ -282,6 +289,16 @@ fn gradients_of_a_sub_network_are_differences_of_its_loss() {
 
 #[test]
 fn what_has_no_gradient_is_refused() {
+    for (name, what) in [
+        ("tiny-qwen3", "norms of queries and keys"),
+        ("tiny-gemma3", "GeGLU"),
+    ] {
+        let checkpoint = Checkpoint::load(&fixture(name)).unwrap();
+        let supernet = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+        let refused = loss_gradient(&supernet.full(), &windows(&reference()), |_, _| {});
+        let message = refused.unwrap_err().to_string();
+        assert!(message.contains(what), "{message}");
+    }
     let checkpoint = checkpoint();
     let supernet = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
     let mut config = SubnetConfig::full(supernet.model());
