@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use lathe_arch::{MlpConfig, SubnetConfig};
-use lathe_latency::LatencyTable;
+use lathe_arch::{MlpConfig, Precision, SubnetConfig};
+use lathe_latency::{LatencyTable, Placement};
+use lathe_profiler::{HeldOut, draw_subnets};
 use tempfile::TempDir;
 
 /// A folder to work in, with some text and the tiny model's name.
@@ -621,6 +623,32 @@ fn validation_names_every_predictor_and_the_noise_floor() {
             "parameters",
         ];
         assert_eq!(names, wanted);
+    }
+
+    // Processors that never come back to where the table had them: measured all the same, and said.
+    let mut table = LatencyTable::load(Path::new(&table)).unwrap();
+    table.protocol.placement = Some(Placement {
+        round_trip_ns: 1e9,
+        share: 1.0,
+    });
+    let model = &table.model.dimensions;
+    let blocks: Vec<_> = table.entries.iter().map(|entry| entry.block).collect();
+    let subnets = draw_subnets(model, &blocks, Precision::Int8, 1, 7);
+    let held_out = HeldOut {
+        agent: &lathe_tests::agent(),
+        table: &table,
+        subnets: &subnets,
+        workload: "32+16".parse().unwrap(),
+        rounds: 1,
+        seed: 7,
+        patience: Duration::ZERO,
+        work: &desk.path("moved"),
+    };
+    let measured = held_out.measure(|_, _| ()).unwrap();
+    assert!(measured.networks[0].phases[1].median_us > 0.0);
+    // A device of one processor has no distances.
+    if std::thread::available_parallelism().unwrap().get() > 1 {
+        assert_eq!(measured.elsewhere.unwrap().table_ns, 1e9);
     }
 }
 

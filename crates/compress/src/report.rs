@@ -11,7 +11,7 @@ use lathe_report::{
 use lathe_search::{Evaluation, Study, pareto_front};
 
 use crate::quickstart::SummaryNetwork;
-use crate::{PhaseValidation, Summary, Validation};
+use crate::{PhaseValidation, PrecisionValidation, Summary, Validation};
 
 /// Sub-networks beyond this many times the best perplexity are left out of the picture, where
 /// they would only squeeze the rest.
@@ -97,6 +97,13 @@ impl StudyReport<'_> {
                 .collect(),
             evaluations: points.collect::<anyhow::Result<_>>()?,
             summary: self.summary.map_or_else(Vec::new, summary_rows),
+            validation_notes: self.validation.map_or_else(Vec::new, |v| {
+                let elsewhere = |at: &PrecisionValidation| {
+                    let elsewhere = at.elsewhere?;
+                    Some(format!("Warning: for {}, {elsewhere}.", at.precision))
+                };
+                v.precisions.iter().filter_map(elsewhere).collect()
+            }),
             validation: self.validation.map_or_else(Vec::new, validation_points),
             validation_statistics: self.validation.map_or_else(Vec::new, |v| {
                 let both = v.precisions.iter().flat_map(|at| {

@@ -5,8 +5,8 @@ use std::path::Path;
 use lathe_arch::{BlockShape, Precision, SubnetConfig, Workload};
 use lathe_latency::{Calibration, LatencyTable, PhaseKind, Prediction};
 use lathe_profiler::{
-    AgentCommand, Agreement, Comparison, HeldOut, MeasuredNetwork, NaiveSums, Structure, agreement,
-    check_structure, draw_subnets, network_phases,
+    AgentCommand, Agreement, Comparison, Elsewhere, HeldOut, MeasuredNetwork, NaiveSums,
+    PLACEMENT_PATIENCE, Structure, agreement, check_structure, draw_subnets, network_phases,
 };
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,8 @@ pub struct PrecisionValidation {
     pub decode: PhaseValidation,
     /// Peak memory, where the system tells.
     pub memory: Option<MemoryValidation>,
+    /// Set when the machine was not as it was for the table, and what that means.
+    pub elsewhere: Option<Elsewhere>,
 }
 
 /// One phase.
@@ -156,6 +158,7 @@ impl ValidationPlan<'_> {
             workload: self.workload,
             rounds: self.rounds,
             seed: self.seed,
+            patience: PLACEMENT_PATIENCE,
             work: &self.work.with_added_extension(precision.name()),
         };
         let label = format!("measuring {precision} sub-networks");
@@ -172,7 +175,7 @@ impl ValidationPlan<'_> {
             workload: self.workload,
             subnets: &subnets,
             predictions: &predictions,
-            measured: &measured,
+            measured: &measured.networks,
             naive: naive.as_deref(),
         };
         Ok(PrecisionValidation {
@@ -180,6 +183,7 @@ impl ValidationPlan<'_> {
             prefill: seen.phase(PhaseKind::Prefill),
             decode: seen.phase(PhaseKind::Decode),
             memory: seen.memory(),
+            elsewhere: measured.elsewhere,
         })
     }
 }

@@ -111,16 +111,6 @@ pub enum ProfilerError {
         /// Batches profiled.
         batches: Vec<usize>,
     },
-    /// The processors are not where they were when the table was made.
-    #[error(
-        "the processors are {here_ns} ns apart and do not stay at the {table_ns:.0} ns at which the table was made: the machine has been moved; try again later, or profile anew"
-    )]
-    Elsewhere {
-        /// Round trip of a cache line now, in nanoseconds.
-        here_ns: u64,
-        /// The table's.
-        table_ns: f64,
-    },
     /// An earlier profile was not finished.
     #[error("{path} holds an unfinished profile: go on with --resume, or delete it to begin again")]
     Unfinished {

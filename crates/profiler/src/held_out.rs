@@ -2,6 +2,7 @@
 //! predictors make of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use lathe_latency::{LatencyTable, Placement};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
 use crate::bench::Bench;
@@ -29,8 +30,8 @@ use crate::{AgentCommand, ProfilerError};
 const PASS_US: u64 = 450_000;
 /// Visits that are made again at most because other work ran meanwhile, for each network.
 const REPEATED_VISITS: usize = 3;
-/// How long the processors may be elsewhere than they were for the table.
-const PLACEMENT_PATIENCE: Duration = Duration::from_secs(300);
+/// How long a visit waits for the processors to be where they were for the table.
+pub const PLACEMENT_PATIENCE: Duration = Duration::from_secs(90);
 /// How often that is looked at.
 const PLACEMENT_PAUSE: Duration = Duration::from_millis(200);
 /// Copies whose difference the differencing predictor takes, as NVIDIA's Puzzle does.
@@ -52,8 +53,87 @@ pub struct HeldOut<'a> {
     pub rounds: usize,
     /// Seed of the orders.
     pub seed: u64,
+    /// How long a visit waits for the processors to be where they were for the table: usually
+    /// [`PLACEMENT_PATIENCE`].
+    pub patience: Duration,
     /// Begins the names of the files made meanwhile, and of nothing else.
     pub work: &'a Path,
+}
+
+/// What was measured, and where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// The networks, in the order asked for.
+    pub networks: Vec<MeasuredNetwork>,
+    /// Set when the processors did not come back to where they were for the table, so that turns
+    /// of any placement were taken.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// Processors that stay farther apart, or closer, than they were for a table.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// Round trip of a cache line between them now, in nanoseconds.
+    pub here_ns: f64,
+    /// And when the table was made.
+    pub table_ns: f64,
+}
+
+impl fmt::Display for Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the processors are {:.0} ns apart and do not stay at the {:.0} ns at which the table \
+             was made: the machine has been moved, and errors may be its doing; measure again \
+             later, or profile anew",
+            self.here_ns, self.table_ns
+        )
+    }
+}
+
+/// Which placement of the processors counts.
+struct Whereabouts<'a> {
+    /// The table's, or any when that is `None`.
+    placement: Option<&'a Placement>,
+    patience: Duration,
+    elsewhere: Option<Elsewhere>,
+}
+
+impl<'a> Whereabouts<'a> {
+    fn of(held_out: &HeldOut<'a>) -> Self {
+        Self {
+            placement: held_out.table.protocol.placement.as_ref(),
+            patience: held_out.patience,
+            elsewhere: None,
+        }
+    }
+
+    /// Waits until the processors are where they were for the table. When the patience since
+    /// `clock` is over, any placement counts from then on: a measurement that says so is worth
+    /// more than none.
+    fn wait(
+        &mut self,
+        agent: &mut Agent,
+        session: SessionConfig,
+        clock: &Instant,
+    ) -> Result<(), ProfilerError> {
+        while let Some(placement) = self.placement
+            && let Some(here_ns) = agent.round_trip_ns(session)?
+        {
+            if clock.elapsed() > self.patience {
+                self.elsewhere = Some(Elsewhere {
+                    here_ns: here_ns as f64,
+                    table_ns: placement.round_trip_ns,
+                });
+                self.placement = None;
+            } else if placement.holds(here_ns) {
+                break;
+            } else {
+                sleep(PLACEMENT_PAUSE);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One network as measured, in units of the table's baseline network: free of what the machine's
@@ -108,7 +188,7 @@ impl HeldOut<'_> {
     pub fn measure(
         &self,
         mut on_progress: impl FnMut(usize, usize),
-    ) -> Result<Vec<MeasuredNetwork>, ProfilerError> {
+    ) -> Result<Measured, ProfilerError> {
         let journal_path = self.work.with_added_extension("samples.jsonl");
         let header = Header {
             table: self.table,
@@ -130,6 +210,7 @@ impl HeldOut<'_> {
         let mut order: Vec<usize> = (0..self.subnets.len()).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let total = self.rounds * order.len();
+        let mut whereabouts = Whereabouts::of(self);
         for round in 0..self.rounds {
             order.shuffle(&mut rng);
             for &index in &order {
@@ -138,7 +219,9 @@ impl HeldOut<'_> {
                     continue;
                 }
                 on_progress(networks(&records).count(), total);
-                let record = self.visit(&mut agent, &graphs, index, round, &records)?;
+                let is_first = !networks(&records).any(|visit| visit.index == index);
+                let visit = (index, round, is_first);
+                let record = self.visit(&mut agent, &graphs, visit, &mut whereabouts)?;
                 journal.append(&record)?;
                 records.push(record);
             }
@@ -148,9 +231,13 @@ impl HeldOut<'_> {
             path: journal_path,
             source,
         })?;
-        (0..self.subnets.len())
-            .map(|index| self.network(index, &records))
-            .collect()
+        let networks = (0..self.subnets.len())
+            .map(|index| self.network(index, &records, whereabouts.placement))
+            .collect::<Result<_, _>>()?;
+        Ok(Measured {
+            networks,
+            elsewhere: whereabouts.elsewhere,
+        })
     }
 
     fn write_graphs(&self) -> Result<(Bench, Graphs), ProfilerError> {
@@ -176,33 +263,10 @@ impl HeldOut<'_> {
         ))
     }
 
-    fn placement(&self) -> Option<&Placement> {
-        self.table.protocol.placement.as_ref()
-    }
-
-    /// Waits until the processors are as far apart as they were for the table, but not longer than
-    /// what is left of the patience since `clock`.
-    fn wait_for_placement(&self, agent: &mut Agent, clock: &Instant) -> Result<(), ProfilerError> {
-        let Some(placement) = self.placement() else {
-            return Ok(());
-        };
-        let session = SessionConfig {
+    fn session(&self) -> SessionConfig {
+        SessionConfig {
             threads: self.table.runtime.threads,
-        };
-        while let Some(here_ns) = agent.round_trip_ns(session)? {
-            let is_over = clock.elapsed() > PLACEMENT_PATIENCE;
-            if placement.holds(here_ns) && !is_over {
-                break;
-            }
-            if is_over {
-                return Err(ProfilerError::Elsewhere {
-                    here_ns,
-                    table_ns: placement.round_trip_ns,
-                });
-            }
-            sleep(PLACEMENT_PAUSE);
         }
-        Ok(())
     }
 
     fn no_reference(&self, precision: Precision) -> ProfilerError {
@@ -216,15 +280,12 @@ impl HeldOut<'_> {
         &self,
         agent: &mut Agent,
         graphs: &Graphs,
-        index: usize,
-        round: usize,
-        records: &[Record],
+        (index, round, is_first): (usize, usize, bool),
+        whereabouts: &mut Whereabouts<'_>,
     ) -> Result<Record, ProfilerError> {
         let clock = Instant::now();
         let precision = self.subnets[index].head_precision;
-        let session = SessionConfig {
-            threads: self.table.runtime.threads,
-        };
+        let session = self.session();
         let vocab_size = self.table.model.dimensions.vocab_size;
         let graph = &graphs.networks[index];
         let job = || VisitJob {
@@ -240,15 +301,14 @@ impl HeldOut<'_> {
         let mut repeated = 0;
         let passes = loop {
             // Processors that are never there for long would keep this from ending.
-            self.wait_for_placement(agent, &clock)?;
+            whereabouts.wait(agent, session, &clock)?;
             let passes = job().run(agent)?;
-            let is_there = counts(&passes, self.placement());
+            let is_there = counts(&passes, whereabouts.placement);
             if is_there && (disturbance(&passes).is_none() || repeated >= REPEATED_VISITS) {
                 break passes;
             }
             repeated += usize::from(is_there);
         };
-        let is_first = !networks(records).any(|visit| visit.index == index);
         let peak_memory_bytes = if is_first {
             peak_memory(
                 self.agent,
@@ -270,7 +330,12 @@ impl HeldOut<'_> {
         }))
     }
 
-    fn network(&self, index: usize, records: &[Record]) -> Result<MeasuredNetwork, ProfilerError> {
+    fn network(
+        &self,
+        index: usize,
+        records: &[Record],
+        placement: Option<&Placement>,
+    ) -> Result<MeasuredNetwork, ProfilerError> {
         let records = networks(records).filter(|visit| visit.index == index);
         let records: Vec<&NetworkRecord> = records.collect();
         let precision = self.subnets[index].head_precision;
@@ -281,15 +346,13 @@ impl HeldOut<'_> {
             let level_us = baseline_us(self.table, precision, phase, &self.workload)
                 .ok_or_else(|| self.no_reference(precision))?;
             let scaled = |pass: &PassRecord| -> Vec<f64> {
-                shares(pass, [0, 1], self.placement())
+                shares(pass, [0, 1], placement)
                     .iter()
                     .map(|s| s * level_us)
                     .collect()
             };
             let all: Vec<f64> = passes.iter().flat_map(|pass| scaled(pass)).collect();
-            let turns = passes
-                .iter()
-                .flat_map(|pass| pass.turns_us(self.placement()));
+            let turns = passes.iter().flat_map(|pass| pass.turns_us(placement));
             let references: Vec<f64> = turns.filter_map(|turn| turn.first().copied()).collect();
             Ok(MeasuredPhase {
                 median_us: median(&all),
@@ -338,12 +401,13 @@ impl HeldOut<'_> {
             );
         }
         bench.write_weights()?;
+        let mut whereabouts = Whereabouts::of(self);
         let mut prices: BTreeMap<BlockShape, NaiveSums> = BTreeMap::new();
         for (done, shape) in shapes.iter().enumerate() {
             on_progress(done, shapes.len());
             let mut latencies = Vec::new();
             for graph in &graphs[shape] {
-                latencies.push(self.alone_us(&mut agent, graph, &phases)?);
+                latencies.push(self.alone_us(&mut agent, graph, &phases, &mut whereabouts)?);
             }
             let one = latencies[0];
             let differenced_us = match latencies.get(1) {
@@ -383,6 +447,7 @@ impl HeldOut<'_> {
         agent: &mut Agent,
         graph: &Path,
         phases: &[Phase; 2],
+        whereabouts: &mut Whereabouts<'_>,
     ) -> Result<[Alone; 2], ProfilerError> {
         let passes = phases.iter().map(|phase| Pass {
             models: vec![0],
@@ -394,13 +459,11 @@ impl HeldOut<'_> {
             budget_us: 0,
         });
         // Other tools know nothing of placements; they are given the right one to begin in.
-        self.wait_for_placement(agent, &Instant::now())?;
+        whereabouts.wait(agent, self.session(), &Instant::now())?;
         let (samples, _) = agent.measure(MeasureJob {
             models: vec![graph.to_owned()],
             keep: Vec::new(),
-            session: SessionConfig {
-                threads: self.table.runtime.threads,
-            },
+            session: self.session(),
             passes: passes.collect(),
             vocab_size: self.table.model.dimensions.vocab_size,
             seed: self.seed,

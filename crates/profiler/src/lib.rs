@@ -34,7 +34,9 @@ pub use agreement::{Agreement, Comparison, agreement};
 pub use device::{DeviceSpec, Transport, fingerprint, last_level_cache_bytes};
 pub use draw::draw_subnets;
 pub use error::ProfilerError;
-pub use held_out::{HeldOut, MeasuredNetwork, MeasuredPhase, NaiveSums};
+pub use held_out::{
+    Elsewhere, HeldOut, Measured, MeasuredNetwork, MeasuredPhase, NaiveSums, PLACEMENT_PATIENCE,
+};
 pub use lathe_agent::{Inspection, SessionConfig, ThermalZone};
 pub use network::{NetworkLatency, PhaseLatency, measure_networks};
 pub use plan::{Probe, ProfilePlan};

@@ -211,6 +211,7 @@ fn study() -> Option<Report> {
             generated_tokens: 128,
         },
         summary: summary(&base, &chosen),
+        validation_notes: Vec::new(),
         validation_statistics: Phase::ALL
             .map(|phase| statistics(&validation, phase))
             .to_vec(),

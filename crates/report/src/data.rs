@@ -32,6 +32,8 @@ pub struct Report {
     pub front: Vec<usize>,
     /// Base against chosen, one quantity a row.
     pub summary: Vec<SummaryRow>,
+    /// What to know before the validation is believed, one sentence each.
+    pub validation_notes: Vec<String>,
     /// Whole networks, predicted and measured.
     pub validation: Vec<ValidationPoint>,
     /// Error statistics of `validation`, one row a phase.

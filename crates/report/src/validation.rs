@@ -26,6 +26,8 @@ pub(crate) fn section(report: &Report) -> Element {
                 .attr("id", "validation-heading")
                 .text("Predicted against measured"),
         );
+    let notes = report.validation_notes.iter();
+    let section = section.children(notes.map(|note| Element::new("p").text(note)));
     let section = if report.validation.is_empty() {
         section
             .child(Element::new("p").text("No whole network was measured to validate predictions."))

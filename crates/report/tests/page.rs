@@ -71,6 +71,7 @@ fn report(name: &str) -> Report {
             measured_us: 10_400.0,
             measured_ci95_us: 120.0,
         }],
+        validation_notes: vec!["Warning: <moved>.".to_owned()],
         validation_statistics: vec![ValidationStatistics {
             phase: Phase::Decode,
             n: 1,
@@ -148,6 +149,7 @@ fn the_page_says_what_the_report_says() {
         "error \u{2212}3.8 %",
         "No prefill was measured on whole networks.",
         "±1.0 %",
+        "Warning: &lt;moved&gt;.",
     ] {
         assert!(page.contains(text), "{text}");
     }

@@ -79,6 +79,9 @@ fn print(validation: &Validation) {
             "\n{networks} held-out {} sub-networks at {}, seed {}",
             at.precision, validation.workload, validation.seed
         );
+        if let Some(elsewhere) = at.elsewhere {
+            println!("warning: {elsewhere}");
+        }
         println!(
             "{:39} {:>7} {:>7} {:>7} {:>8} {:>7} {:>8} {:>9} {:>7}",
             "", "MAPE", "bias", "in 5 %", "in 10 %", "worst", "Kendall", "Spearman", "spread"
