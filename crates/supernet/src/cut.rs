@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use lathe_arch::quantize::round_trip;
-use lathe_arch::{AttentionConfig, FullShapes, MlpConfig, Precision, SubnetConfig};
+use lathe_arch::{AttentionConfig, FullShapes, LayerConfig, MlpConfig, Precision, SubnetConfig};
 use ndarray::Array2;
 use rayon::prelude::*;
 
 use crate::SupernetError;
+use crate::absorption::{REACH, is_kept};
 use crate::checkpoint::{QkNorm, QkvBias};
 use crate::engine::matmul::Window;
 use crate::recovery::Recovered;
@@ -112,8 +113,10 @@ impl<'a> Subnet<'a> {
         }
         let layers = config.layers.par_iter().enumerate();
         let layers = layers.map(|(index, layer)| {
-            let (attention, attention_bias) = cut_attention(supernet, index, layer.attention);
-            let (mlp, mlp_bias) = cut_mlp(supernet, index, layer.mlp);
+            let block = |block| Surroundings::of(supernet, &config.layers, block);
+            let (attention, attention_bias) =
+                cut_attention(supernet, index, layer.attention, block(2 * index));
+            let (mlp, mlp_bias) = cut_mlp(supernet, index, layer.mlp, block(2 * index + 1));
             CutLayer {
                 attention,
                 attention_bias,
@@ -153,12 +156,33 @@ impl<'a> Subnet<'a> {
     }
 }
 
+/// What a block has to do with the removed blocks around it.
+#[derive(Clone, Copy)]
+struct Surroundings {
+    /// Blocks right behind it that it stands in for, if it is kept.
+    absorbed: usize,
+    /// Whether an earlier block stands in for it, if it is removed.
+    is_absorbed: bool,
+}
+
+impl Surroundings {
+    fn of(supernet: &Supernet, layers: &[LayerConfig], block: usize) -> Self {
+        let mut before = (0..block).rev().take(REACH);
+        let kept = before.find(|&at| is_kept(layers, at));
+        Self {
+            absorbed: supernet.absorbed(layers, block),
+            is_absorbed: kept.is_some_and(|at| at + supernet.absorbed(layers, at) >= block),
+        }
+    }
+}
+
 type Cut<T> = (Option<T>, Option<Vec<f32>>);
 
 fn cut_attention<'a>(
     supernet: &'a Supernet,
     layer: usize,
     kept: Option<AttentionConfig>,
+    around: Surroundings,
 ) -> Cut<CutAttention<'a>> {
     let model = supernet.model();
     let weights = supernet.layer(layer);
@@ -169,16 +193,22 @@ fn cut_attention<'a>(
     let channels = 0..model.num_attention_heads * model.head_dim;
     let (mut bias, mut refitted) = (None, None);
     let recovery = supernet.recovery(layer).map(|layer| &layer.attention);
-    if let Some(recovery) = recovery.filter(|_| FullShapes::of(model).is_attention_pruned(kept)) {
+    let is_changed =
+        FullShapes::of(model).is_attention_pruned(kept) || kept.is_some() && around.absorbed > 0;
+    if let Some(recovery) = recovery.filter(|_| is_changed) {
         let removed = channels.clone().filter(|channel| !is_kept(channel));
         if let Some(kept) = kept.filter(|_| recovery.is_refitted()) {
-            refitted = supernet.refitted((2 * layer, [kept.heads, kept.kv_heads]), || {
-                recovery.refit(&weights.o, &channels.filter(is_kept).collect::<Vec<_>>())
+            let key = (2 * layer, [kept.heads, kept.kv_heads], around.absorbed);
+            refitted = supernet.refitted(key, || {
+                let kept: Vec<usize> = channels.filter(is_kept).collect();
+                let absorbed = supernet.absorbed_outputs(2 * layer, around.absorbed);
+                recovery.refit(&weights.o, &kept, &absorbed)
             });
         }
         bias = refitted.as_ref().map(|refitted| refitted.bias.clone());
         bias = bias.or_else(|| match kept {
             Some(_) => recovery.mean_output(&weights.o, removed),
+            None if around.is_absorbed => None,
             None => recovery.removed_block(&weights.o),
         });
     }
@@ -230,21 +260,32 @@ fn of_spans(values: &[f32], spans: &[(usize, usize)]) -> Vec<f32> {
     parts.flatten().copied().collect()
 }
 
-fn cut_mlp<'a>(supernet: &'a Supernet, layer: usize, kept: Option<MlpConfig>) -> Cut<CutMlp<'a>> {
+fn cut_mlp<'a>(
+    supernet: &'a Supernet,
+    layer: usize,
+    kept: Option<MlpConfig>,
+    around: Surroundings,
+) -> Cut<CutMlp<'a>> {
     let model = supernet.model();
     let weights: &SuperLayer = supernet.layer(layer);
     let width = kept.map_or(0, |kept| kept.intermediate_size);
     let (mut bias, mut refitted) = (None, None);
     let recovery = supernet.recovery(layer).map(|layer| &layer.mlp);
-    if let Some(recovery) = recovery.filter(|_| FullShapes::of(model).is_mlp_pruned(kept)) {
+    let is_changed =
+        FullShapes::of(model).is_mlp_pruned(kept) || kept.is_some() && around.absorbed > 0;
+    if let Some(recovery) = recovery.filter(|_| is_changed) {
         if kept.is_some() && recovery.is_refitted() {
-            refitted = supernet.refitted((2 * layer + 1, [width, 0]), || {
-                recovery.refit(&weights.down, &(0..width).collect::<Vec<_>>())
+            let block = 2 * layer + 1;
+            refitted = supernet.refitted((block, [width, 0], around.absorbed), || {
+                let kept: Vec<usize> = (0..width).collect();
+                let absorbed = supernet.absorbed_outputs(block, around.absorbed);
+                recovery.refit(&weights.down, &kept, &absorbed)
             });
         }
         bias = refitted.as_ref().map(|refitted| refitted.bias.clone());
         bias = bias.or_else(|| match kept {
             Some(_) => recovery.mean_output(&weights.down, width..model.intermediate_size),
+            None if around.is_absorbed => None,
             None => recovery.removed_block(&weights.down),
         });
     }

@@ -32,6 +32,7 @@
 
 pub mod checkpoint;
 
+mod absorption;
 mod calibration;
 mod choice;
 mod covariance;

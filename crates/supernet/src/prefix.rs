@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use lathe_arch::{LayerConfig, Precision, SubnetConfig};
 
+use crate::absorption::absorbed_by;
+
 /// Bytes of residual streams kept beside the full model's.
 const RECENT_BYTES: usize = 512 << 20;
 /// Sub-networks kept at most: more are searched for longer than they save.
@@ -33,13 +35,21 @@ impl Trail {
         }
     }
 
-    /// Layers at the beginning that are those of `config`.
+    /// Layers at the beginning that are those of `config`, and stand in for the same blocks behind
+    /// them.
     pub fn common_layers(&self, config: &SubnetConfig) -> usize {
         if self.head_precision != config.head_precision {
             return 0;
         }
-        let layers = self.layers.iter().zip(&config.layers);
-        layers.take_while(|(a, b)| a == b).count()
+        let (these, those) = (&self.layers, &config.layers);
+        let is_same = |layer: &usize| {
+            let blocks = [2 * layer, 2 * layer + 1];
+            these[*layer] == those[*layer]
+                && blocks.map(|at| absorbed_by(these, at))
+                    == blocks.map(|at| absorbed_by(those, at))
+        };
+        let layers = 0..these.len().min(those.len());
+        layers.take_while(is_same).count()
     }
 
     fn bytes(&self) -> usize {

@@ -5,16 +5,20 @@
 //! draws `W'` towards the checkpoint's own rows. With `A = Cov(x) + lambda I = L L^T`, channels
 //! in order of importance, keeping the first `k` has the solution
 //! `W' = L_kk^-T (L^T W)_k` and `b' = W^T mu - W'^T mu_K`: one factorisation serves every `k`, and
-//! a candidate costs one triangular solve.
+//! a candidate costs one triangular solve. Where the block stands in for a removed one with output
+//! `y`, `L^T W` is joined by `L^-1 Cov(x, y)` and `W^T mu` by `E[y]`.
 //!
 //! Where a norm stands behind the block's last matrix (Gemma), fit and bias are still those of the
 //! matrix's output, and the norm takes them in. A removed block has no norm left: it is replaced by
 //! the mean of what the norm gave.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 
 use faer::linalg::solvers::{Llt, Solve};
-use faer::linalg::triangular_solve::solve_upper_triangular_in_place;
+use faer::linalg::triangular_solve::{
+    solve_lower_triangular_in_place, solve_upper_triangular_in_place,
+};
 use faer::{Mat, MatMut, MatRef, Par, Side};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -56,11 +60,21 @@ pub(crate) struct BlockRecovery {
     normed_output: Option<Vec<f32>>,
 }
 
+/// A removed block that another one stands in for.
+pub(crate) struct Absorbed {
+    /// How many blocks further on it was, less 1.
+    pub ahead: usize,
+    /// Its mean output, `[outputs]`.
+    pub mean_output: Vec<f32>,
+}
+
 struct Factor {
     /// `L`, `[channels, channels]`, zeros above the diagonal.
     lower: Array2<f32>,
     /// `L^T W`, `[channels, outputs]`.
     projected: Array2<f32>,
+    /// `L^-1 Cov(x, y)` for the outputs `y` of each of the next blocks, `[channels, outputs]`.
+    following: Vec<Array2<f32>>,
     /// Mean squared error of the output when the first `k` channels are kept, for every `k` from
     /// none to all.
     errors: Vec<f64>,
@@ -76,15 +90,16 @@ pub(crate) struct Recovered {
 
 impl BlockRecovery {
     /// `matrix` is the block's last, `[channels, outputs]`, its channels picked from the
-    /// checkpoint's in `order`.
+    /// checkpoint's in `order`. `following` are mean outputs of the next blocks.
     pub fn new(
         statistics: &ChannelStatistics,
         order: &[usize],
         matrix: &Array2<f32>,
+        following: &[Vec<f64>],
         recovery: Recovery,
     ) -> Self {
         let factor = (recovery == Recovery::LeastSquares)
-            .then(|| Factor::new(statistics, order, matrix))
+            .then(|| Factor::new(statistics, order, matrix, following))
             .flatten();
         let mean = || order.iter().map(|&i| statistics.mean[i] as f32).collect();
         Self {
@@ -112,10 +127,18 @@ impl BlockRecovery {
         self.factor.is_some()
     }
 
+    /// How many of the next blocks this one can stand in for.
+    pub fn reach(&self) -> usize {
+        self.factor.as_ref().map_or(0, |f| f.following.len())
+    }
+
     /// Changes with the means and the fit.
     pub fn digest(&self) -> u64 {
         let means = self.mean.iter().flatten().map(|mean| mean.to_bits().into());
         let fit = self.factor.iter().map(|factor| factor.errors[0].to_bits());
+        let following = self.factor.iter().flat_map(|factor| &factor.following);
+        let following = following.map(|projected| projected.sum().to_bits().into());
+        let fit = fit.chain(following);
         let outputs = self.normed_output.iter().flatten();
         let outputs = outputs.map(|mean| mean.to_bits().into());
         means
@@ -145,19 +168,31 @@ impl BlockRecovery {
         Some(bias.iter().map(|b| *b as f32).collect())
     }
 
-    /// Refitted weights of the kept channels, given in rising order; `None` when nothing is
-    /// refitted.
-    pub fn refit(&self, matrix: &Array2<f32>, kept: &[usize]) -> Option<Recovered> {
+    /// Refitted weights of the kept channels, given in rising order, for the block's own output
+    /// and those of the removed blocks it stands in for; `None` when nothing is refitted.
+    pub fn refit(
+        &self,
+        matrix: &Array2<f32>,
+        kept: &[usize],
+        absorbed: &[Absorbed],
+    ) -> Option<Recovered> {
         let (factor, means) = (self.factor.as_ref()?, self.mean.as_ref()?);
+        let mut projected = Cow::Borrowed(&factor.projected);
+        for block in absorbed {
+            *projected.to_mut() += &factor.following[block.ahead];
+        }
         let is_prefix = kept.iter().enumerate().all(|(at, channel)| at == *channel);
         let refitted = if is_prefix {
-            factor.first(kept.len())
+            factor.first(&projected, kept.len())
         } else {
-            factor.subset(kept)?
+            factor.subset(&projected, kept)?
         };
         let mut bias = vec![0.0f64; matrix.ncols()];
         for (row, mean) in matrix.rows().into_iter().zip(means) {
             add_scaled(&mut bias, f64::from(*mean), row.iter());
+        }
+        for block in absorbed {
+            add_scaled(&mut bias, 1.0, block.mean_output.iter());
         }
         for (row, channel) in refitted.rows().into_iter().zip(kept) {
             add_scaled(&mut bias, -f64::from(means[*channel]), row.iter());
@@ -170,7 +205,12 @@ impl BlockRecovery {
 }
 
 impl Factor {
-    fn new(statistics: &ChannelStatistics, order: &[usize], matrix: &Array2<f32>) -> Option<Self> {
+    fn new(
+        statistics: &ChannelStatistics,
+        order: &[usize],
+        matrix: &Array2<f32>,
+        following: &[Vec<f64>],
+    ) -> Option<Self> {
         let covariance = ridge_covariance(statistics, order);
         // Not positive definite in spite of the ridge: the moments are no moments.
         let factor = Llt::new(covariance.as_ref(), Side::Lower).ok()?;
@@ -184,8 +224,18 @@ impl Factor {
             let square: f64 = (0..outputs).map(|o| projected[(row, o)].powi(2)).sum();
             errors[row] = errors[row + 1] + square;
         }
+        let following = statistics.following.iter().zip(following);
+        let following = following.map(|(products, means)| {
+            let mut covariance = Mat::from_fn(channels, outputs, |i, o| {
+                let product = f64::from(products[[order[i], o]]);
+                product - statistics.mean[order[i]] * means[o]
+            });
+            solve_lower_triangular_in_place(lower, covariance.as_mut(), Par::Seq);
+            Array2::from_shape_fn((channels, outputs), |at| covariance[at] as f32)
+        });
         Some(Self {
             errors,
+            following: following.collect(),
             lower: Array2::from_shape_fn((channels, channels), |(i, j)| {
                 if j <= i { lower[(i, j)] as f32 } else { 0.0 }
             }),
@@ -193,10 +243,10 @@ impl Factor {
         })
     }
 
-    /// Weights of the first `kept` channels.
-    fn first(&self, kept: usize) -> Array2<f32> {
-        let outputs = self.projected.ncols();
-        let mut solution = self.projected.slice(ndarray::s![..kept, ..]).to_owned();
+    /// Weights of the first `kept` channels that give what `projected` stands for.
+    fn first(&self, projected: &Array2<f32>, kept: usize) -> Array2<f32> {
+        let outputs = projected.ncols();
+        let mut solution = projected.slice(ndarray::s![..kept, ..]).to_owned();
         let lower = view(&self.lower).get(..kept, ..kept);
         if let Some(values) = solution.as_slice_mut() {
             let rows = MatMut::from_row_major_slice_mut(values, kept, outputs);
@@ -205,13 +255,13 @@ impl Factor {
         solution
     }
 
-    /// Weights of any channels: `(A_KK)^-1 A_K: W`, with `A = L L^T`.
-    fn subset(&self, kept: &[usize]) -> Option<Array2<f32>> {
+    /// Weights of any channels: `(A_KK)^-1 L_K P`, with `A = L L^T` and the projected target `P`.
+    fn subset(&self, projected: &Array2<f32>, kept: &[usize]) -> Option<Array2<f32>> {
         let channels = self.lower.ncols();
         let pick = |&row: &usize, column| f64::from(self.lower[[row, column]]);
         let rows = Mat::from_fn(kept.len(), channels, |i, j| pick(&kept[i], j));
-        let projected = Mat::from_fn(channels, self.projected.ncols(), |i, o| {
-            f64::from(self.projected[[i, o]])
+        let projected = Mat::from_fn(channels, projected.ncols(), |i, o| {
+            f64::from(projected[[i, o]])
         });
         let factor = Llt::new((&rows * rows.transpose()).as_ref(), Side::Lower).ok()?;
         let solution = factor.solve(&rows * projected);
@@ -234,6 +284,7 @@ fn add_scaled<'a>(sums: &mut [f64], factor: f64, row: impl Iterator<Item = &'a f
 
 #[cfg(test)]
 mod tests {
+    use ndarray::Array1;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
@@ -256,14 +307,60 @@ mod tests {
     fn recovery() -> (Array2<f64>, Array2<f32>, BlockRecovery) {
         let (x, matrix) = samples();
         let count = x.nrows() as f64;
+        let next = next_output(&x);
+        let mean: Array1<f64> = next.sum_axis(ndarray::Axis(0)) / count;
         let statistics = ChannelStatistics {
             mean: (x.sum_axis(ndarray::Axis(0)) / count).to_vec(),
             second_moment: (x.t().dot(&x) / count).mapv(|v| v as f32),
             magnitude: vec![0.0; CHANNELS],
+            following: vec![(x.t().dot(&next) / count).mapv(|v| v as f32)],
         };
         let order: Vec<usize> = (0..CHANNELS).collect();
-        let recovery = BlockRecovery::new(&statistics, &order, &matrix, Recovery::LeastSquares);
+        let recovery = BlockRecovery::new(
+            &statistics,
+            &order,
+            &matrix,
+            &[mean.to_vec()],
+            Recovery::LeastSquares,
+        );
         (x, matrix, recovery)
+    }
+
+    /// What the next block gives: half of it bends.
+    fn next_output(x: &Array2<f64>) -> Array2<f64> {
+        Array2::from_shape_fn((x.nrows(), OUTPUTS), |(t, o)| {
+            x[[t, o]] - 2.0 * x[[t, o + 3]] + (x[[t, o]] * x[[t, 7]]).tanh() + 3.0
+        })
+    }
+
+    #[test]
+    fn a_removed_block_is_stood_in_for() {
+        let (x, matrix, recovery) = recovery();
+        let next = next_output(&x);
+        let mean_output = next.sum_axis(ndarray::Axis(0)) / x.nrows() as f64;
+        let absorbed = Absorbed {
+            ahead: 0,
+            mean_output: mean_output.iter().map(|v| *v as f32).collect(),
+        };
+        let target = x.dot(&matrix.mapv(f64::from)) + &next;
+        let error = |kept: &[usize], got: &Recovered| {
+            let inputs = x.select(ndarray::Axis(1), kept);
+            let bias = Array1::from_iter(got.bias.iter().map(|b| f64::from(*b)));
+            let output = inputs.dot(&got.matrix.mapv(f64::from)) + bias;
+            (&target - output).mapv(|e| e * e).sum()
+        };
+        for kept in [
+            (0..CHANNELS).collect(),
+            (0..8).collect(),
+            vec![0, 3, 4, 9, 10],
+        ] {
+            let fitted = recovery.refit(&matrix, &kept, std::slice::from_ref(&absorbed));
+            let mut by_mean = recovery.refit(&matrix, &kept, &[]).unwrap();
+            let sums = by_mean.bias.iter_mut().zip(&absorbed.mean_output);
+            sums.for_each(|(bias, mean)| *bias += mean);
+            let (fitted, by_mean) = (error(&kept, &fitted.unwrap()), error(&kept, &by_mean));
+            assert!(fitted < 0.6 * by_mean, "{kept:?}: {fitted} {by_mean}");
+        }
     }
 
     /// Mean squared error of the output.
@@ -288,7 +385,7 @@ mod tests {
     fn nothing_near_the_fit_is_better() {
         let (x, matrix, recovery) = recovery();
         for kept in [vec![0, 1, 2, 3, 4, 5], vec![1, 4, 5, 9]] {
-            let fitted = recovery.refit(&matrix, &kept).unwrap();
+            let fitted = recovery.refit(&matrix, &kept, &[]).unwrap();
             let plain = Recovered {
                 matrix: matrix.select(ndarray::Axis(0), &kept),
                 bias: recovery
@@ -320,7 +417,7 @@ mod tests {
         let (x, matrix, recovery) = recovery();
         for kept in 1..CHANNELS {
             let channels: Vec<usize> = (0..kept).collect();
-            let fitted = recovery.refit(&matrix, &channels).unwrap();
+            let fitted = recovery.refit(&matrix, &channels, &[]).unwrap();
             let (known, measured) = (
                 recovery.error(kept).unwrap(),
                 error(&x, &matrix, &channels, &fitted),
@@ -339,12 +436,15 @@ mod tests {
         let (_, matrix, recovery) = recovery();
         let factor = recovery.factor.as_ref().unwrap();
         let kept: Vec<usize> = (0..7).collect();
-        let (a, b) = (factor.first(7), factor.subset(&kept).unwrap());
+        let (a, b) = (
+            factor.first(&factor.projected, 7),
+            factor.subset(&factor.projected, &kept).unwrap(),
+        );
         for (a, b) in a.iter().zip(&b) {
             assert!((a - b).abs() < 1e-3, "{a} {b}");
         }
         let all: Vec<usize> = (0..CHANNELS).collect();
-        let whole = recovery.refit(&matrix, &all).unwrap();
+        let whole = recovery.refit(&matrix, &all, &[]).unwrap();
         for (a, b) in whole.matrix.iter().zip(&matrix) {
             assert!((a - b).abs() < 1e-3, "{a} {b}");
         }

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lathe_arch::quantize::round_trip;
-use lathe_arch::{ModelConfig, Precision, SubnetConfig};
+use lathe_arch::{LayerConfig, ModelConfig, Precision, SubnetConfig};
 use ndarray::{Array1, Array2};
 use rayon::prelude::*;
 
 use crate::SupernetError;
+use crate::absorption::absorbed_by;
 use crate::calibration::Calibration;
 use crate::checkpoint::{LayerWeights, ModelWeights, PostNorms, QkNorm, QkvBias};
 use crate::cut::Subnet;
 use crate::engine::matmul::Window;
 use crate::importance::{ImportanceOrder, LayerOrder};
-use crate::recovery::{BlockRecovery, Recovered, Recovery};
+use crate::recovery::{Absorbed, BlockRecovery, Recovered, Recovery};
 
 /// A model's weights with the units of every block in order of importance.
 ///
@@ -64,8 +65,9 @@ pub(crate) struct LayerRecovery {
     pub mlp: BlockRecovery,
 }
 
-/// A layer's block and what is kept of it: query heads and KV heads, or neurons and 0.
-pub(crate) type RefitKey = (usize, [usize; 2]);
+/// A block as counted through the model, what is kept of it (query heads and KV heads, or neurons
+/// and 0), and how many removed blocks it stands in for.
+pub(crate) type RefitKey = (usize, [usize; 2], usize);
 
 impl Supernet {
     /// The checkpoint's weights in their own order. Only the full model can be cut from it.
@@ -89,25 +91,44 @@ impl Supernet {
         calibration.check(model)?;
         order.check(model)?;
         let mut supernet = Self::build(model, weights, order.clone());
-        let layers = calibration.layers.par_iter().zip(&order.layers);
-        let layers = layers
-            .zip(&supernet.layers)
-            .map(|((statistics, order), layer)| {
-                let normed = statistics.normed_outputs.as_ref();
-                let attention = BlockRecovery::new(
-                    &statistics.attention,
-                    &order.query_channels(model),
-                    &layer.o,
-                    recovery,
-                );
-                let mlp =
-                    BlockRecovery::new(&statistics.mlp, &order.neurons, &layer.down, recovery);
-                LayerRecovery {
-                    attention: attention.with_normed_output(normed.map(|n| &n.attention[..])),
-                    mlp: mlp.with_normed_output(normed.map(|n| &n.mlp[..])),
-                }
+        let layers = || calibration.layers.par_iter().zip(&supernet.layers);
+        let channels = order.layers.par_iter().map(|order| {
+            let attention = order.query_channels(model);
+            [attention, order.neurons.clone()]
+        });
+        let channels: Vec<[Vec<usize>; 2]> = channels.collect();
+        let means = layers()
+            .zip(&channels)
+            .flat_map_iter(|((of, layer), order)| {
+                [
+                    of.attention.mean_output(&order[0], &layer.o),
+                    of.mlp.mean_output(&order[1], &layer.down),
+                ]
             });
-        supernet.recovery = Some(layers.collect());
+        let means: Vec<Vec<f64>> = means.collect();
+        let recovered = layers().zip(&channels).enumerate();
+        let recovered = recovered.map(|(index, ((statistics, layer), order))| {
+            let normed = statistics.normed_outputs.as_ref();
+            let attention = BlockRecovery::new(
+                &statistics.attention,
+                &order[0],
+                &layer.o,
+                &means[2 * index + 1..],
+                recovery,
+            );
+            let mlp = BlockRecovery::new(
+                &statistics.mlp,
+                &order[1],
+                &layer.down,
+                &means[2 * index + 2..],
+                recovery,
+            );
+            LayerRecovery {
+                attention: attention.with_normed_output(normed.map(|n| &n.attention[..])),
+                mlp: mlp.with_normed_output(normed.map(|n| &n.mlp[..])),
+            }
+        });
+        supernet.recovery = Some(recovered.collect());
         Ok(supernet)
     }
 
@@ -197,6 +218,34 @@ impl Supernet {
         self.recovery.is_some()
     }
 
+    /// The removed blocks that the kept `block`, counted through the model, stands in for in a
+    /// network of `layers`.
+    pub(crate) fn absorbed(&self, layers: &[LayerConfig], block: usize) -> usize {
+        let recovery = self.recovery(block / 2).map(|layer| layer.block(block));
+        let reach = recovery.map_or(0, BlockRecovery::reach);
+        absorbed_by(layers, block).min(reach)
+    }
+
+    /// What the `count` blocks behind `block` give on average.
+    pub(crate) fn absorbed_outputs(&self, block: usize, count: usize) -> Vec<Absorbed> {
+        let absorbed = (0..count).map(|ahead| {
+            let at = block + 1 + ahead;
+            let layer = self.layer(at / 2);
+            let matrix = if at.is_multiple_of(2) {
+                &layer.o
+            } else {
+                &layer.down
+            };
+            let recovery = self.recovery(at / 2).map(|layer| layer.block(at));
+            let mean_output = recovery.and_then(|recovery| recovery.removed_block(matrix));
+            Absorbed {
+                ahead,
+                mean_output: mean_output.unwrap_or_else(|| vec![0.0; matrix.ncols()]),
+            }
+        });
+        absorbed.collect()
+    }
+
     pub(crate) fn recovery(&self, layer: usize) -> Option<&LayerRecovery> {
         self.recovery.as_ref().map(|layers| &layers[layer])
     }
@@ -244,6 +293,17 @@ impl Supernet {
 
     pub(crate) fn final_norm(&self) -> &[f32] {
         &self.final_norm
+    }
+}
+
+impl LayerRecovery {
+    /// The block of this layer that is counted as `block` through the model.
+    pub fn block(&self, block: usize) -> &BlockRecovery {
+        if block.is_multiple_of(2) {
+            &self.attention
+        } else {
+            &self.mlp
+        }
     }
 }
 

@@ -152,6 +152,32 @@ fn a_removed_block_leaves_its_mean_output() {
 }
 
 #[test]
+fn a_kept_block_stands_in_for_a_removed_one_better_than_a_mean() {
+    let checkpoint = checkpoint();
+    // Ten times as many tokens as the widest block has channels.
+    let seen = random_windows(1, 30);
+    let divergence = |recovery| {
+        let supernet = ordered_by(&checkpoint, &seen, Importance::Reconstruction, recovery);
+        let evaluator = Evaluator::new(&supernet, &windows(2)).unwrap();
+        [1, 2].map(|layer| {
+            let mut subnet = SubnetConfig::full(&checkpoint.config);
+            subnet.layers[layer].attention = None;
+            subnet.layers[layer].mlp = None;
+            let quality = evaluator.perplexity_and_kl(&supernet.cut(&subnet).unwrap());
+            quality.kl_divergence.unwrap()
+        })
+    };
+    let (fitted, means) = (
+        divergence(Recovery::LeastSquares),
+        divergence(Recovery::Bias),
+    );
+    for (fitted, mean) in fitted.iter().zip(means) {
+        // Of random weights little can be foretold.
+        assert!(*fitted < 0.98 * mean, "{fitted} {mean}");
+    }
+}
+
+#[test]
 fn the_prefix_of_the_teacher_changes_no_score() {
     let checkpoint = checkpoint();
     let supernet = ordered(&checkpoint);
@@ -218,9 +244,9 @@ fn what_is_kept_of_earlier_sub_networks_changes_no_score_and_saves_layers() {
         assert_eq!(scores.last(), Some(&want));
     }
     assert_eq!(scores.first(), scores.last());
-    // The full model and the parent in full, each child from its own layer on, the quantised one
-    // in full, the parent again from its last layer on.
-    let children: usize = (1..layers).map(|layer| layers - layer).sum();
+    // The full model and the parent in full, each child from the layer on whose MLP stands in for
+    // the removed attention, the quantised one in full, the parent again from its last layer on.
+    let children: usize = (1..layers).map(|layer| layers - (layer - 1)).sum();
     let want = 2 * layers + children + layers + 1;
     assert_eq!(evaluator.layers_run(), want as u64);
 }

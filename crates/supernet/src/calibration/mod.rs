@@ -2,20 +2,25 @@
 
 mod store;
 
+use std::collections::VecDeque;
+
 use lathe_arch::ModelConfig;
 use ndarray::Array2;
 use rayon::prelude::*;
 
 use crate::SupernetError;
+use crate::absorption::REACH;
 use crate::cut::Subnet;
 use crate::engine::forward::{self, Observer};
-use crate::engine::matmul::{Window, add_gram};
+use crate::engine::matmul::{Threads, Window, add_gram, add_transposed_matmul};
 use crate::engine::rope::RopeTable;
 use crate::supernet::Supernet;
 use crate::text::TokenWindows;
 
 /// Tokens run together: bounds the memory of the activations.
 const BATCH_TOKENS: usize = 2048;
+/// Why a matrix has its numbers in one slice.
+const LAID_OUT: &str = "a matrix that was made row by row is laid out so";
 
 /// Statistics of every channel that pruning may remove, in the checkpoint's own order.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +73,10 @@ pub struct ChannelStatistics {
     /// Mean magnitude over the tokens of each sequence, as an L2 norm over sequences,
     /// `[channels]`: the activation score of Minitron (2407.14679).
     pub magnitude: Vec<f64>,
+    /// Mean product of each channel with what each of the next blocks adds to the residual stream,
+    /// `[channels, hidden_size]`, the nearest block first: two, fewer at the end of the model, none
+    /// where norms stand behind the blocks.
+    pub following: Vec<Array2<f32>>,
 }
 
 impl ChannelStatistics {
@@ -82,8 +91,20 @@ impl ChannelStatistics {
         moments.map(|(mean, square)| (square - mean * mean).max(0.0))
     }
 
-    fn zeros(channels: usize) -> Self {
+    /// Mean of what `matrix [channels, outputs]` makes of the channels picked in `order`.
+    pub(crate) fn mean_output(&self, order: &[usize], matrix: &Array2<f32>) -> Vec<f64> {
+        let mut output = vec![0.0; matrix.ncols()];
+        for (row, &channel) in matrix.rows().into_iter().zip(order) {
+            for (sum, weight) in output.iter_mut().zip(row) {
+                *sum += self.mean[channel] * f64::from(*weight);
+            }
+        }
+        output
+    }
+
+    fn zeros(channels: usize, following: usize, hidden: usize) -> Self {
         Self {
+            following: vec![Array2::zeros((channels, hidden)); following],
             mean: vec![0.0; channels],
             second_moment: Array2::zeros((channels, channels)),
             magnitude: vec![0.0; channels],
@@ -92,6 +113,15 @@ impl ChannelStatistics {
 }
 
 impl LayerStatistics {
+    /// The block of this layer that is counted as `block` through the model.
+    fn block_mut(&mut self, block: usize) -> &mut ChannelStatistics {
+        if block.is_multiple_of(2) {
+            &mut self.attention
+        } else {
+            &mut self.mlp
+        }
+    }
+
     fn check_normed_outputs(&self, model: &ModelConfig, layer: usize) -> Result<(), SupernetError> {
         let zeros = OutputMeans::zeros(0);
         let means = self.normed_outputs.as_ref().unwrap_or(&zeros);
@@ -160,7 +190,13 @@ impl Calibration {
                 expect("channel magnitudes", channels.magnitude.len(), count)?;
                 expect("rows of moments", channels.second_moment.nrows(), count)?;
                 expect("columns of moments", channels.second_moment.ncols(), count)?;
-                let moments = channels.second_moment.iter().map(|v| f64::from(*v));
+                let products = channels.following.iter();
+                for products in products.clone() {
+                    expect("rows of products", products.nrows(), count)?;
+                    expect("columns of products", products.ncols(), model.hidden_size)?;
+                }
+                let moments = products.flatten().chain(&channels.second_moment);
+                let moments = moments.map(|v| f64::from(*v));
                 let values = channels.mean.iter().chain(&channels.magnitude).copied();
                 let mut values = values.chain(moments).enumerate();
                 if let Some((at, value)) = values.find(|(_, v)| !v.is_finite()) {
@@ -185,7 +221,10 @@ fn observe(subnet: &Subnet<'_>, tokens: &[u32], rope: &RopeTable, sums: &mut Sum
     for layer in 0..model.num_hidden_layers {
         let before = x.clone();
         forward::attention_half(subnet, layer, &mut x, seq_len, rope, sums);
+        sums.follow(2 * layer, &before, &x);
+        let between = x.clone();
         forward::mlp_half(subnet, layer, &mut x, sums);
+        sums.follow(2 * layer + 1, &between, &x);
         sums.layers[layer].influence += turn(&before, &x, model.hidden_size);
     }
 }
@@ -213,23 +252,66 @@ struct Sums {
     seq_len: usize,
     tokens: usize,
     layers: Vec<LayerStatistics>,
+    /// Channels of the last blocks, the newest first, each with the block's number.
+    recent: VecDeque<(usize, Vec<f32>)>,
 }
 
 impl Sums {
     fn new(model: &ModelConfig, seq_len: usize) -> Self {
-        let layer = LayerStatistics {
-            attention: ChannelStatistics::zeros(model.num_attention_heads * model.head_dim),
-            mlp: ChannelStatistics::zeros(model.intermediate_size),
+        let hidden = model.hidden_size;
+        let following = |block: usize| match model.post_norms {
+            true => 0,
+            false => REACH.min(2 * model.num_hidden_layers - 1 - block),
+        };
+        let query_channels = model.num_attention_heads * model.head_dim;
+        let layer = |layer: usize| LayerStatistics {
+            attention: ChannelStatistics::zeros(query_channels, following(2 * layer), hidden),
+            mlp: ChannelStatistics::zeros(
+                model.intermediate_size,
+                following(2 * layer + 1),
+                hidden,
+            ),
             influence: 0.0,
-            normed_outputs: model
-                .post_norms
-                .then(|| OutputMeans::zeros(model.hidden_size)),
+            normed_outputs: model.post_norms.then(|| OutputMeans::zeros(hidden)),
         };
         Self {
             seq_len,
             tokens: 0,
-            layers: vec![layer; model.num_hidden_layers],
+            layers: (0..model.num_hidden_layers).map(layer).collect(),
+            recent: VecDeque::new(),
         }
+    }
+
+    /// Takes in what `block` added to the residual stream, `[tokens, hidden]`, on behalf of the
+    /// blocks before it.
+    fn follow(&mut self, block: usize, before: &[f32], after: &[f32]) {
+        let output: Vec<f32> = after.iter().zip(before).map(|(a, b)| a - b).collect();
+        for (earlier, rows) in &self.recent {
+            let distance = block - earlier;
+            let channels = self.layers[earlier / 2].block_mut(*earlier);
+            if distance == 0 || distance > channels.following.len() {
+                continue;
+            }
+            let (width, sums) = (channels.mean.len(), &mut channels.following[distance - 1]);
+            let hidden = sums.ncols();
+            let tokens = rows.len() / width;
+            add_transposed_matmul(
+                sums.as_slice_mut().expect(LAID_OUT),
+                hidden,
+                Window::whole(rows, tokens, width),
+                Window::whole(&output, tokens, hidden),
+                1.0,
+                Threads::Pool,
+            );
+        }
+        if block + 1 == 2 * self.layers.len() {
+            self.recent.clear();
+        }
+    }
+
+    fn remember(&mut self, block: usize, rows: &[f32]) {
+        self.recent.push_front((block, rows.to_vec()));
+        self.recent.truncate(1 + REACH);
     }
 
     fn finish(mut self) -> Calibration {
@@ -247,7 +329,9 @@ impl Sums {
                     .iter_mut()
                     .for_each(|sum| *sum = sum.sqrt());
                 let moments = &mut channels.second_moment;
-                *moments *= 1.0 / count as f32;
+                for products in channels.following.iter_mut().chain([&mut *moments]) {
+                    *products *= 1.0 / count as f32;
+                }
                 for row in 0..moments.nrows() {
                     for column in 0..row {
                         moments[[column, row]] = moments[[row, column]];
@@ -265,10 +349,12 @@ impl Sums {
 impl Observer for Sums {
     fn attention(&mut self, layer: usize, rows: &[f32]) {
         accumulate(&mut self.layers[layer].attention, rows, self.seq_len);
+        self.remember(2 * layer, rows);
     }
 
     fn mlp(&mut self, layer: usize, rows: &[f32]) {
         accumulate(&mut self.layers[layer].mlp, rows, self.seq_len);
+        self.remember(2 * layer + 1, rows);
     }
 
     fn normed_attention(&mut self, layer: usize, rows: &[f32]) {
@@ -318,7 +404,7 @@ fn accumulate(sums: &mut ChannelStatistics, rows: &[f32], seq_len: usize) {
         }
     });
     let moments = sums.second_moment.as_slice_mut();
-    let moments = moments.expect("a matrix that was made row by row is laid out so");
+    let moments = moments.expect(LAID_OUT);
     add_gram(
         moments,
         Window::whole(rows, rows.len() / channels, channels),

@@ -13,6 +13,10 @@ use crate::SupernetError;
 
 /// Name of the metadata field that says what a calibration was made of.
 const ORIGIN: &str = "origin";
+/// Name of the metadata field that says which statistics it holds.
+const FORMAT: &str = "format";
+/// The present ones.
+const PRESENT_FORMAT: &str = "2";
 /// Name of the metadata field that counts its tokens.
 const TOKENS: &str = "tokens";
 /// Last part of the name of a block's mean output after the norm behind it.
@@ -20,7 +24,7 @@ const NORMED: &str = "normed_output_mean";
 
 impl Calibration {
     /// Reads a calibration written by [`Calibration::save`]; `None` when it was made of something
-    /// else than `origin`.
+    /// else than `origin`, or lacks statistics that are collected now.
     ///
     /// # Errors
     /// When the file cannot be read or is not a calibration.
@@ -36,7 +40,8 @@ impl Calibration {
         let (_, header) =
             SafeTensors::read_metadata(&bytes).map_err(|error| format(error.to_string()))?;
         let fields = header.metadata().clone().unwrap_or_default();
-        if fields.get(ORIGIN).map(String::as_str) != Some(origin) {
+        let is = |field: &str, value: &str| fields.get(field).is_some_and(|found| found == value);
+        if !is(ORIGIN, origin) || !is(FORMAT, PRESENT_FORMAT) {
             return Ok(None);
         }
         let tokens = fields.get(TOKENS).and_then(|text| text.parse().ok());
@@ -51,16 +56,14 @@ impl Calibration {
                 Ok::<_, String>(view)
             };
             let channels = |block: &str| {
-                let moments = read(&name(layer, block, "second_moment"))?;
-                let [rows, columns] = *moments.shape() else {
-                    return Err(format!("layer {layer}: moments are no matrix"));
-                };
-                let values = f32s(&moments)?;
                 Ok(ChannelStatistics {
                     mean: f64s(&read(&name(layer, block, "mean"))?)?,
-                    second_moment: Array2::from_shape_vec((rows, columns), values)
-                        .map_err(|error| error.to_string())?,
+                    second_moment: matrix(layer, &read(&name(layer, block, "second_moment"))?)?,
                     magnitude: f64s(&read(&name(layer, block, "magnitude"))?)?,
+                    following: (0..)
+                        .map_while(|at| tensors.tensor(&following(layer, block, at)).ok())
+                        .map(|view| matrix(layer, &view))
+                        .collect::<Result<_, _>>()?,
                 })
             };
             let influence = f64s(&read(&influence_name(layer)).map_err(&format)?);
@@ -96,6 +99,9 @@ impl Calibration {
                 let named = |what| name(layer, block, what);
                 let moments = &channels.second_moment;
                 tensors.push((named("second_moment"), Numbers::F32(moments)));
+                for (at, products) in channels.following.iter().enumerate() {
+                    tensors.push((following(layer, block, at), Numbers::F32(products)));
+                }
                 tensors.push((named("mean"), Numbers::f64(&channels.mean)));
                 tensors.push((named("magnitude"), Numbers::f64(&channels.magnitude)));
             }
@@ -109,6 +115,7 @@ impl Calibration {
         }
         let metadata = HashMap::from([
             (ORIGIN.to_owned(), origin.to_owned()),
+            (FORMAT.to_owned(), PRESENT_FORMAT.to_owned()),
             (TOKENS.to_owned(), self.tokens.to_string()),
         ]);
         crate::file::write_with(path, |temporary| {
@@ -166,6 +173,18 @@ fn name(layer: usize, block: &str, what: &str) -> String {
 
 fn influence_name(layer: usize) -> String {
     format!("layers.{layer}.influence")
+}
+
+/// The products with the outputs of the block `at + 1` blocks on.
+fn following(layer: usize, block: &str, at: usize) -> String {
+    name(layer, block, &format!("following.{at}"))
+}
+
+fn matrix(layer: usize, view: &TensorView<'_>) -> Result<Array2<f32>, String> {
+    let [rows, columns] = *view.shape() else {
+        return Err(format!("layer {layer}: moments are no matrix"));
+    };
+    Array2::from_shape_vec((rows, columns), f32s(view)?).map_err(|error| error.to_string())
 }
 
 fn f32s(view: &TensorView<'_>) -> Result<Vec<f32>, String> {

@@ -137,6 +137,7 @@ mod tests {
             mean: vec![0.0; 3],
             second_moment: arr2(&[[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.001]]),
             magnitude: vec![1.0; 3],
+            following: Vec::new(),
         };
         let matrix = arr2(&[[1.0, 1.2, 0.9]]);
         // One at a time: the copy goes first, and what is left of the pair beats channel 1.
@@ -152,6 +153,7 @@ mod tests {
             mean: vec![0.0; 6],
             second_moment: moments,
             magnitude: vec![1.0; 6],
+            following: Vec::new(),
         };
         let matrix = arr2(&[[1.0, 1.0, 2.0, 2.0, 30.0, 30.0]]);
         assert_eq!(order(&matrix, &statistics, 2), [2, 1, 0]);

@@ -128,6 +128,7 @@ mod tests {
             mean: vec![5.0, 0.0],
             second_moment: ndarray::arr2(&[[25.0, 0.0], [0.0, 4.0]]),
             magnitude: vec![5.0, 1.5],
+            following: Vec::new(),
         };
         let weights = UnitWeights {
             output: &output,
