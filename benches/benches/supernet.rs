@@ -70,15 +70,15 @@ fn evaluate(c: &mut Criterion) {
     let weights = random_weights(&model);
     let tokens: Vec<u32> = (0..4 * 257).map(|i| i * 7919 % 4096).collect();
     let windows = TokenWindows::from_tokens(&tokens, 256);
-    let unordered = Supernet::unordered(&model, &weights);
+    let unordered = Supernet::unordered(&model, weights.clone());
     let calibration = Calibration::measure(&unordered, &windows, |_| {});
     let importance = Importance::Fluctuation;
     let supernet = ImportanceOrder::of(&model, &weights, &calibration, &windows, importance)
         .and_then(|order| {
             Supernet::ordered(
                 &model,
-                &weights,
-                &calibration,
+                weights.clone(),
+                calibration.clone(),
                 &order,
                 Recovery::LeastSquares,
             )

@@ -115,12 +115,20 @@ pub fn calibrated(checkpoint: &Checkpoint, tokens: u32, recovery: Recovery) -> S
     let vocabulary = checkpoint.config.vocab_size as u32;
     let tokens: Vec<u32> = (0..=tokens).map(|i| i * 7919 % vocabulary).collect();
     let windows = TokenWindows::from_tokens(&tokens, tokens.len() - 1);
-    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let unordered = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
     let calibration = Calibration::measure(&unordered, &windows, |_| {});
     let (model, weights) = (&checkpoint.config, &checkpoint.weights);
     let importance = Importance::Fluctuation;
     ImportanceOrder::of(model, weights, &calibration, &windows, importance)
-        .and_then(|order| Supernet::ordered(model, weights, &calibration, &order, recovery))
+        .and_then(|order| {
+            Supernet::ordered(
+                model,
+                weights.clone(),
+                calibration.clone(),
+                &order,
+                recovery,
+            )
+        })
         .expect("a calibration fits its own model")
 }
 

@@ -95,7 +95,7 @@ fn logits_greedy_tokens_and_tokenization_are_the_references() {
         full.parameters(&checkpoint.config),
         checkpoint.weights.parameters()
     );
-    let supernet = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let supernet = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
     logits_agree(&checkpoint, &supernet);
 }
 
@@ -147,7 +147,7 @@ fn choices_are_those_of_the_harness() {
     let asked = std::env::var("LATHE_QUESTIONS").ok();
     let count = asked.map_or(QUESTIONS, |text| text.parse().unwrap());
     let checkpoint = lathe_tests::smollm2();
-    let supernet = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let supernet = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
     let cache = Cache::from_env().unwrap();
     let answered = read::<Quality>("quality.json").questions;
     let mut compared = 0;
@@ -187,7 +187,7 @@ fn pruning_methods_show_what_their_papers_say() {
         text.windows(split, &checkpoint.tokenizer, count, 256)
             .unwrap()
     };
-    let unordered = Supernet::unordered(model, weights);
+    let unordered = Supernet::unordered(model, weights.clone());
     let seen = windows(Split::Calibration, 6);
     let calibration = Calibration::measure(&unordered, &seen, |_| {});
 
@@ -207,7 +207,14 @@ fn pruning_methods_show_what_their_papers_say() {
         // LLM-Pruner's scores are of 640 tokens.
         let few = seen.up_to(512);
         let order = ImportanceOrder::of(model, weights, &calibration, &few, importance).unwrap();
-        let supernet = Supernet::ordered(model, weights, &calibration, &order, recovery).unwrap();
+        let supernet = Supernet::ordered(
+            model,
+            weights.clone(),
+            calibration.clone(),
+            &order,
+            recovery,
+        )
+        .unwrap();
         let attention = Some(AttentionConfig::full(model));
         let subnet = SubnetConfig::uniform(model, attention, Some(MlpConfig::with_width(width)));
         let quality = perplexity(&supernet.cut(&subnet).unwrap(), &test).unwrap();

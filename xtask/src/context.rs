@@ -127,6 +127,19 @@ pub fn prepare(
     Ok(prepared)
 }
 
+/// A model of which nothing will be cut away: it needs no calibration.
+pub fn prepare_unpruned(
+    cache: &Cache,
+    arguments: &ModelArguments,
+    folder: &Path,
+    steps: &mut Steps,
+) -> anyhow::Result<lathe_compress::Prepared> {
+    let spec = ModelSpec::find(&arguments.model)?;
+    let text = lathe_compress::load_text(cache, arguments.text.as_deref())?;
+    let progress = &mut |label: &str, done, total| steps.show(label, done, total);
+    lathe_compress::Prepared::unpruned(&spec, cache, text, folder, progress)
+}
+
 /// A table of the model's dimensions.
 pub fn table_for(path: &Path, prepared: &lathe_compress::Prepared) -> anyhow::Result<LatencyTable> {
     let table = LatencyTable::load(path)?;

@@ -9,6 +9,9 @@ mod commands;
 mod context;
 mod progress;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Bad usage, bad input, or a step that failed.
 const FAILED: u8 = 2;
 /// Ctrl-C, as shells report it.

@@ -37,10 +37,17 @@ pub struct Prepared {
     pub space: SearchSpace,
     choices: SpaceSpec,
     text: TextSplits,
+    made: Made,
+}
+
+/// What a super-network was made of.
+struct Made {
     checkpoint: PathBuf,
     recovery: Recovery,
     calibration_tokens: usize,
+    /// Tells calibrations apart.
     origin: String,
+    /// Where calibration and orders are kept.
     folder: PathBuf,
 }
 
@@ -79,24 +86,87 @@ impl Prepared {
         progress: Progress<'_>,
     ) -> anyhow::Result<Self> {
         progress("reading the checkpoint", 0, 1);
-        let checkpoint = Checkpoint::load(&spec.fetch(cache)?)?;
-        let model = &checkpoint.config;
+        let path = spec.fetch(cache)?;
+        let mut checkpoint = Checkpoint::load(&path)?;
         let tokens = preparation.calibration_tokens;
-        let windows = calibration_windows(&text, &checkpoint.tokenizer, model, tokens)?;
+        let windows =
+            calibration_windows(&text, &checkpoint.tokenizer, &checkpoint.config, tokens)?;
         let origin = origin(&checkpoint.path, &windows);
-        let calibration = calibrate(&checkpoint, &windows, &origin, folder, progress)?;
+        let stored = folder.join(CALIBRATION);
+        // A file that cannot be used is made anew.
+        let mut calibration = Calibration::load(&stored, &origin).ok().flatten();
+        if calibration.is_none() {
+            calibrate(checkpoint, &windows, &origin, &stored, progress)?;
+            checkpoint = Checkpoint::load(&path)?;
+            calibration = Calibration::load(&stored, &origin)?;
+        }
+        let calibration = calibration.context("the calibration was just written")?;
         progress("ordering units by importance", 0, 1);
         let importance = preparation.importance;
         let seen = (&windows, &calibration);
         let order = order(&checkpoint, seen, importance, &origin, folder)?;
         progress("factorising the recovery", 0, 1);
+        let calibration_tokens = calibration.tokens;
         let supernet = Supernet::ordered(
-            model,
-            &checkpoint.weights,
-            &calibration,
+            &checkpoint.config,
+            checkpoint.weights,
+            calibration,
             &order,
             preparation.recovery,
         )?;
+        Self::of(
+            spec,
+            supernet,
+            text,
+            checkpoint.tokenizer,
+            Made {
+                checkpoint: checkpoint.path,
+                recovery: preparation.recovery,
+                calibration_tokens,
+                origin,
+                folder: folder.to_owned(),
+            },
+        )
+    }
+
+    /// Loads the model of `spec` for networks of which nothing is cut away: they need neither
+    /// calibration nor order.
+    ///
+    /// # Errors
+    /// When something cannot be fetched or read.
+    pub fn unpruned(
+        spec: &ModelSpec,
+        cache: &Cache,
+        text: TextSplits,
+        folder: &Path,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Self> {
+        progress("reading the checkpoint", 0, 1);
+        let checkpoint = Checkpoint::load(&spec.fetch(cache)?)?;
+        let supernet = Supernet::unordered(&checkpoint.config, checkpoint.weights);
+        Self::of(
+            spec,
+            supernet,
+            text,
+            checkpoint.tokenizer,
+            Made {
+                checkpoint: checkpoint.path,
+                recovery: Recovery::None,
+                calibration_tokens: 0,
+                origin: String::new(),
+                folder: folder.to_owned(),
+            },
+        )
+    }
+
+    fn of(
+        spec: &ModelSpec,
+        supernet: Supernet,
+        text: TextSplits,
+        tokenizer: Tokenizer,
+        made: Made,
+    ) -> anyhow::Result<Self> {
+        let model = supernet.model();
         let choices = spec.search_space.clone();
         let choices = choices.unwrap_or_else(|| SpaceSpec::standard(model));
         Ok(Self {
@@ -104,13 +174,9 @@ impl Prepared {
             name: spec.name.clone(),
             choices,
             supernet,
-            tokenizer: checkpoint.tokenizer,
+            tokenizer,
             text,
-            checkpoint: checkpoint.path,
-            recovery: preparation.recovery,
-            calibration_tokens: calibration.tokens,
-            origin,
-            folder: folder.to_owned(),
+            made,
         })
     }
 
@@ -133,17 +199,18 @@ impl Prepared {
         importance: Importance,
         recovery: Recovery,
     ) -> anyhow::Result<Supernet> {
-        let checkpoint = Checkpoint::load(&self.checkpoint)?;
-        let (model, weights) = (&checkpoint.config, &checkpoint.weights);
-        let tokens = self.calibration_tokens;
+        let checkpoint = Checkpoint::load(&self.made.checkpoint)?;
+        let tokens = self.made.calibration_tokens;
+        let model = &checkpoint.config;
         let windows = calibration_windows(&self.text, &self.tokenizer, model, tokens)?;
         let calibration = self.calibration()?;
         let seen = (&windows, &calibration);
-        let order = order(&checkpoint, seen, importance, &self.origin, &self.folder)?;
+        let made = &self.made;
+        let order = order(&checkpoint, seen, importance, &made.origin, &made.folder)?;
         Ok(Supernet::ordered(
             model,
-            weights,
-            &calibration,
+            checkpoint.weights,
+            calibration,
             &order,
             recovery,
         )?)
@@ -156,27 +223,27 @@ impl Prepared {
 
     /// The file or folder of its checkpoint.
     pub fn checkpoint(&self) -> &Path {
-        &self.checkpoint
+        &self.made.checkpoint
     }
 
     /// What stands for units that are cut away.
     pub fn recovery(&self) -> Recovery {
-        self.recovery
+        self.made.recovery
     }
 
     /// Tokens of the calibration: those asked for, or what text there was.
     pub fn calibration_tokens(&self) -> usize {
-        self.calibration_tokens
+        self.made.calibration_tokens
     }
 
-    /// What its units do on the calibration text, read again from the disk: it is half as large as
-    /// the model.
+    /// What its units do on the calibration text, read again from the disk: it is larger than the
+    /// model.
     ///
     /// # Errors
     /// When the file is gone or was made anew of something else.
     pub fn calibration(&self) -> anyhow::Result<Calibration> {
-        let path = self.folder.join(CALIBRATION);
-        Calibration::load(&path, &self.origin)?.with_context(|| {
+        let path = self.made.folder.join(CALIBRATION);
+        Calibration::load(&path, &self.made.origin)?.with_context(|| {
             format!(
                 "{}: another run has replaced this calibration",
                 path.display()
@@ -244,25 +311,19 @@ fn origin(checkpoint: &Path, windows: &TokenWindows) -> String {
 }
 
 fn calibrate(
-    checkpoint: &Checkpoint,
+    checkpoint: Checkpoint,
     windows: &TokenWindows,
     origin: &str,
-    folder: &Path,
+    path: &Path,
     progress: Progress<'_>,
-) -> anyhow::Result<Calibration> {
-    let path = folder.join(CALIBRATION);
-    // A file that cannot be used is made anew.
-    if let Ok(Some(stored)) = Calibration::load(&path, origin) {
-        return Ok(stored);
-    }
+) -> anyhow::Result<()> {
     let tokens = windows.token_count();
-    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let unordered = Supernet::unordered(&checkpoint.config, checkpoint.weights);
     progress("calibrating", 0, tokens);
     let calibration = Calibration::measure(&unordered, windows, |done| {
         progress("calibrating", done, tokens);
     });
-    calibration.save(&path, origin)?;
-    Ok(calibration)
+    Ok(calibration.save(path, origin)?)
 }
 
 /// The units' order: from `folder`, or made of the calibration text and what the units do on it.

@@ -112,23 +112,23 @@ impl<'a> Subnet<'a> {
             return Err(SupernetError::NotCalibrated);
         }
         let layers = config.layers.par_iter().enumerate();
-        let layers = layers.map(|(index, layer)| {
+        let layers = layers.map(|(index, layer)| -> Result<_, SupernetError> {
             let block = |block| Surroundings::of(supernet, &config.layers, block);
             let (attention, attention_bias) =
-                cut_attention(supernet, index, layer.attention, block(2 * index));
-            let (mlp, mlp_bias) = cut_mlp(supernet, index, layer.mlp, block(2 * index + 1));
-            CutLayer {
+                cut_attention(supernet, index, layer.attention, block(2 * index))?;
+            let (mlp, mlp_bias) = cut_mlp(supernet, index, layer.mlp, block(2 * index + 1))?;
+            Ok(CutLayer {
                 attention,
                 attention_bias,
                 mlp,
                 mlp_bias,
-            }
+            })
         });
         Ok(Self {
             supernet,
             ends: supernet.ends(config.head_precision),
             config: config.clone(),
-            layers: layers.collect(),
+            layers: layers.collect::<Result<_, _>>()?,
         })
     }
 
@@ -176,7 +176,7 @@ impl Surroundings {
     }
 }
 
-type Cut<T> = (Option<T>, Option<Vec<f32>>);
+type Cut<T> = Result<(Option<T>, Option<Vec<f32>>), SupernetError>;
 
 fn cut_attention<'a>(
     supernet: &'a Supernet,
@@ -203,7 +203,7 @@ fn cut_attention<'a>(
                 let kept: Vec<usize> = channels.filter(is_kept).collect();
                 let absorbed = supernet.absorbed_outputs(2 * layer, around.absorbed);
                 recovery.refit(&weights.o, &kept, &absorbed)
-            });
+            })?;
         }
         bias = refitted.as_ref().map(|refitted| refitted.bias.clone());
         bias = bias.or_else(|| match kept {
@@ -249,7 +249,7 @@ fn cut_attention<'a>(
                 .map(|gains| &gains.attention[..]),
         }
     });
-    (attention, bias)
+    Ok((attention, bias))
 }
 
 /// The stretches of `values` that begin and are as long as `spans` say.
@@ -280,7 +280,7 @@ fn cut_mlp<'a>(
                 let kept: Vec<usize> = (0..width).collect();
                 let absorbed = supernet.absorbed_outputs(block, around.absorbed);
                 recovery.refit(&weights.down, &kept, &absorbed)
-            });
+            })?;
         }
         bias = refitted.as_ref().map(|refitted| refitted.bias.clone());
         bias = bias.or_else(|| match kept {
@@ -304,5 +304,5 @@ fn cut_mlp<'a>(
             post_norm: weights.post_norms.as_ref().map(|gains| &gains.mlp[..]),
         }
     });
-    (mlp, bias)
+    Ok((mlp, bias))
 }

@@ -10,7 +10,7 @@
 //! let checkpoint = Checkpoint::load("model.gguf".as_ref())?;
 //! let text = TextSplits::new(std::fs::read_to_string("text.txt")?.split("\n\n").map(String::from), 1);
 //! let windows = text.windows(Split::Calibration, &checkpoint.tokenizer, 16, 512)?;
-//! let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+//! let unordered = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
 //! let calibration = Calibration::measure(&unordered, &windows, |_tokens| {});
 //! let (model, weights) = (&checkpoint.config, &checkpoint.weights);
 //! let order = ImportanceOrder::of(
@@ -20,7 +20,13 @@
 //!     &windows,
 //!     Importance::Reconstruction,
 //! )?;
-//! let supernet = Supernet::ordered(model, weights, &calibration, &order, Recovery::LeastSquares)?;
+//! let supernet = Supernet::ordered(
+//!     model,
+//!     weights.clone(),
+//!     calibration,
+//!     &order,
+//!     Recovery::LeastSquares,
+//! )?;
 //!
 //! let mut config = SubnetConfig::full(supernet.model());
 //! config.layers[12].attention = None;
@@ -50,7 +56,7 @@ mod supernet;
 mod tensors;
 mod text;
 
-pub use calibration::{Calibration, ChannelStatistics, LayerStatistics, OutputMeans};
+pub use calibration::{Calibration, ChannelStatistics, LayerStatistics, OutputMeans, StoredMatrix};
 pub use choice::{Accuracy, ChoiceQuality, Question, QuestionSet};
 pub use cut::Subnet;
 pub use error::SupernetError;

@@ -3,16 +3,16 @@
 //!
 //! The fit minimises `E |W^T x - (W'^T x_K + b')|^2` over calibration tokens, with a ridge that
 //! draws `W'` towards the checkpoint's own rows. With `A = Cov(x) + lambda I = L L^T`, channels
-//! in order of importance, keeping the first `k` has the solution
-//! `W' = L_kk^-T (L^T W)_k` and `b' = W^T mu - W'^T mu_K`: one factorisation serves every `k`, and
-//! a candidate costs one triangular solve. Where the block stands in for a removed one with output
-//! `y`, `L^T W` is joined by `L^-1 Cov(x, y)` and `W^T mu` by `E[y]`.
+//! in order of importance, keeping the first `k` and removing the rest `r` has the solution
+//! `W' = W_k + L_kk^-T L_rk^T W_r` and `b' = W^T mu - W'^T mu_K`: one factorisation serves every
+//! `k`, and a candidate costs one triangular solve. Where the block stands in for a removed one
+//! with output `y`, `A_kk^-1 Cov(x_k, y)` is added to `W'` and `E[y]` to `W^T mu`.
 //!
 //! Where a norm stands behind the block's last matrix (Gemma), fit and bias are still those of the
 //! matrix's output, and the norm takes them in. A removed block has no norm left: it is replaced by
 //! the mean of what the norm gave.
 
-use std::borrow::Cow;
+use std::ops::Range;
 use std::str::FromStr;
 
 use faer::linalg::solvers::{Llt, Solve};
@@ -23,8 +23,13 @@ use faer::{Mat, MatMut, MatRef, Par, Side};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use crate::calibration::ChannelStatistics;
+use crate::SupernetError;
+use crate::calibration::{ChannelStatistics, StoredMatrix};
 use crate::covariance::ridge_covariance;
+use crate::engine::matmul::{Threads, Window, add_transposed_matmul};
+
+/// Why a matrix has its numbers in one slice.
+const LAID_OUT: &str = "a matrix that was made row by row is laid out so";
 
 /// What stands for the units that were cut away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,16 +74,18 @@ pub(crate) struct Absorbed {
 }
 
 struct Factor {
-    /// `L`, `[channels, channels]`, zeros above the diagonal.
-    lower: Array2<f32>,
-    /// `L^T W`, `[channels, outputs]`.
-    projected: Array2<f32>,
-    /// `L^-1 Cov(x, y)` for the outputs `y` of each of the next blocks, `[channels, outputs]`.
-    following: Vec<Array2<f32>>,
+    lower: LowerTriangle,
     /// Mean squared error of the output when the first `k` channels are kept, for every `k` from
     /// none to all.
     errors: Vec<f64>,
+    /// Mean products with the outputs of the next blocks, `[channels, outputs]`, channels in the
+    /// checkpoint's order, and which of them stands where.
+    following: Vec<StoredMatrix>,
+    order: Vec<usize>,
 }
+
+/// `L`, row after row, without the zeros above the diagonal.
+struct LowerTriangle(Vec<f32>);
 
 /// A last matrix for the channels that are kept, and the bias beside it.
 pub(crate) struct Recovered {
@@ -90,23 +97,26 @@ pub(crate) struct Recovered {
 
 impl BlockRecovery {
     /// `matrix` is the block's last, `[channels, outputs]`, its channels picked from the
-    /// checkpoint's in `order`. `following` are mean outputs of the next blocks.
+    /// checkpoint's in `order`.
+    ///
+    /// # Errors
+    /// When the calibration's file cannot be read.
     pub fn new(
         statistics: &ChannelStatistics,
         order: &[usize],
         matrix: &Array2<f32>,
-        following: &[Vec<f64>],
         recovery: Recovery,
-    ) -> Self {
-        let factor = (recovery == Recovery::LeastSquares)
-            .then(|| Factor::new(statistics, order, matrix, following))
-            .flatten();
+    ) -> Result<Self, SupernetError> {
+        let factor = match recovery {
+            Recovery::LeastSquares => Factor::new(statistics, order, matrix)?,
+            Recovery::None | Recovery::Bias => None,
+        };
         let mean = || order.iter().map(|&i| statistics.mean[i] as f32).collect();
-        Self {
+        Ok(Self {
             mean: (recovery != Recovery::None).then(mean),
             factor,
             normed_output: None,
-        }
+        })
     }
 
     /// The recovery of a block with a norm behind it, whose mean output is `mean`.
@@ -136,9 +146,7 @@ impl BlockRecovery {
     pub fn digest(&self) -> u64 {
         let means = self.mean.iter().flatten().map(|mean| mean.to_bits().into());
         let fit = self.factor.iter().map(|factor| factor.errors[0].to_bits());
-        let following = self.factor.iter().flat_map(|factor| &factor.following);
-        let following = following.map(|projected| projected.sum().to_bits().into());
-        let fit = fit.chain(following);
+        let fit = fit.chain([self.reach() as u64]);
         let outputs = self.normed_output.iter().flatten();
         let outputs = outputs.map(|mean| mean.to_bits().into());
         means
@@ -170,22 +178,34 @@ impl BlockRecovery {
 
     /// Refitted weights of the kept channels, given in rising order, for the block's own output
     /// and those of the removed blocks it stands in for; `None` when nothing is refitted.
+    ///
+    /// # Errors
+    /// When the calibration's file cannot be read.
     pub fn refit(
         &self,
         matrix: &Array2<f32>,
         kept: &[usize],
         absorbed: &[Absorbed],
-    ) -> Option<Recovered> {
-        let (factor, means) = (self.factor.as_ref()?, self.mean.as_ref()?);
-        let mut projected = Cow::Borrowed(&factor.projected);
+    ) -> Result<Option<Recovered>, SupernetError> {
+        let (Some(factor), Some(means)) = (&self.factor, &self.mean) else {
+            return Ok(None);
+        };
+        let mut covariance = None;
         for block in absorbed {
-            *projected.to_mut() += &factor.following[block.ahead];
+            let one = factor.covariance(means, kept, block)?;
+            covariance = Some(match covariance {
+                Some(sum) => one + &sum,
+                None => one,
+            });
         }
         let is_prefix = kept.iter().enumerate().all(|(at, channel)| at == *channel);
         let refitted = if is_prefix {
-            factor.first(&projected, kept.len())
+            factor.first(matrix, kept.len(), covariance)
         } else {
-            factor.subset(&projected, kept)?
+            let Some(refitted) = factor.subset(matrix, kept, covariance) else {
+                return Ok(None);
+            };
+            refitted
         };
         let mut bias = vec![0.0f64; matrix.ncols()];
         for (row, mean) in matrix.rows().into_iter().zip(means) {
@@ -197,23 +217,25 @@ impl BlockRecovery {
         for (row, channel) in refitted.rows().into_iter().zip(kept) {
             add_scaled(&mut bias, -f64::from(means[*channel]), row.iter());
         }
-        Some(Recovered {
+        Ok(Some(Recovered {
             matrix: refitted,
             bias: bias.iter().map(|b| *b as f32).collect(),
-        })
+        }))
     }
 }
 
 impl Factor {
+    /// `None` where the covariance is not positive definite in spite of the ridge: the moments are
+    /// no moments.
     fn new(
         statistics: &ChannelStatistics,
         order: &[usize],
         matrix: &Array2<f32>,
-        following: &[Vec<f64>],
-    ) -> Option<Self> {
-        let covariance = ridge_covariance(statistics, order);
-        // Not positive definite in spite of the ridge: the moments are no moments.
-        let factor = Llt::new(covariance.as_ref(), Side::Lower).ok()?;
+    ) -> Result<Option<Self>, SupernetError> {
+        let covariance = ridge_covariance(statistics, order)?;
+        let Ok(factor) = Llt::new(covariance.as_ref(), Side::Lower) else {
+            return Ok(None);
+        };
         let lower = factor.L();
         let (channels, outputs) = matrix.dim();
         let weights = Mat::from_fn(channels, outputs, |i, o| f64::from(matrix[[i, o]]));
@@ -224,56 +246,97 @@ impl Factor {
             let square: f64 = (0..outputs).map(|o| projected[(row, o)].powi(2)).sum();
             errors[row] = errors[row + 1] + square;
         }
-        let following = statistics.following.iter().zip(following);
-        let following = following.map(|(products, means)| {
-            let mut covariance = Mat::from_fn(channels, outputs, |i, o| {
-                let product = f64::from(products[[order[i], o]]);
-                product - statistics.mean[order[i]] * means[o]
-            });
-            solve_lower_triangular_in_place(lower, covariance.as_mut(), Par::Seq);
-            Array2::from_shape_fn((channels, outputs), |at| covariance[at] as f32)
-        });
-        Some(Self {
+        let rows = (0..channels).flat_map(|i| (0..=i).map(move |j| lower[(i, j)] as f32));
+        Ok(Some(Self {
             errors,
-            following: following.collect(),
-            lower: Array2::from_shape_fn((channels, channels), |(i, j)| {
-                if j <= i { lower[(i, j)] as f32 } else { 0.0 }
-            }),
-            projected: Array2::from_shape_fn((channels, outputs), |at| projected[at] as f32),
-        })
+            lower: LowerTriangle(rows.collect()),
+            following: statistics.following.clone(),
+            order: order.to_vec(),
+        }))
     }
 
-    /// Weights of the first `kept` channels that give what `projected` stands for.
-    fn first(&self, projected: &Array2<f32>, kept: usize) -> Array2<f32> {
-        let outputs = projected.ncols();
-        let mut solution = projected.slice(ndarray::s![..kept, ..]).to_owned();
-        let lower = view(&self.lower).get(..kept, ..kept);
-        if let Some(values) = solution.as_slice_mut() {
-            let rows = MatMut::from_row_major_slice_mut(values, kept, outputs);
-            solve_upper_triangular_in_place(lower.transpose(), rows, Par::Seq);
+    /// Covariance of the kept channels with the output of a following block, `[kept, outputs]`.
+    fn covariance(
+        &self,
+        means: &[f32],
+        kept: &[usize],
+        block: &Absorbed,
+    ) -> Result<Array2<f32>, SupernetError> {
+        let products = self.following[block.ahead].load()?;
+        let outputs = block.mean_output.len();
+        Ok(Array2::from_shape_fn((kept.len(), outputs), |(i, o)| {
+            let (channel, mean) = (self.order[kept[i]], f64::from(means[kept[i]]));
+            let product = f64::from(products[[channel, o]]);
+            (product - mean * f64::from(block.mean_output[o])) as f32
+        }))
+    }
+
+    /// Weights of the first `kept` channels: their own and
+    /// `L_kk^-T (L_rk^T W_r + L_kk^-1 C_k)`, with the removed rows `r` and the covariance `C` with
+    /// what else the block has to give.
+    fn first(
+        &self,
+        matrix: &Array2<f32>,
+        kept: usize,
+        covariance: Option<Array2<f32>>,
+    ) -> Array2<f32> {
+        let (channels, outputs) = matrix.dim();
+        let (removed, lower) = (channels - kept, self.lower.block(0..kept, kept));
+        let lower = MatRef::from_row_major_slice(&lower, kept, kept);
+        let mut solution = covariance.unwrap_or_else(|| Array2::zeros((kept, outputs)));
+        let values = solution.as_slice_mut().expect(LAID_OUT);
+        let rows = MatMut::from_row_major_slice_mut(&mut *values, kept, outputs);
+        solve_lower_triangular_in_place(lower, rows, Par::Seq);
+        let below = self.lower.block(kept..channels, kept);
+        let weights = matrix.as_slice().expect(LAID_OUT);
+        add_transposed_matmul(
+            values,
+            outputs,
+            Window::whole(&below, removed, kept),
+            Window::whole(&weights[kept * outputs..], removed, outputs),
+            1.0,
+            Threads::One,
+        );
+        let rows = MatMut::from_row_major_slice_mut(values, kept, outputs);
+        solve_upper_triangular_in_place(lower.transpose(), rows, Par::Seq);
+        solution + &matrix.slice(ndarray::s![..kept, ..])
+    }
+
+    /// Weights of any channels: `(A_KK)^-1 (A_K: W + C_K)`, with `A = L L^T`.
+    fn subset(
+        &self,
+        matrix: &Array2<f32>,
+        kept: &[usize],
+        covariance: Option<Array2<f32>>,
+    ) -> Option<Array2<f32>> {
+        let (channels, outputs) = matrix.dim();
+        let lower = self.lower.block(0..channels, channels);
+        let lower = MatRef::from_row_major_slice(&lower, channels, channels);
+        let rows = Mat::from_fn(kept.len(), channels, |i, j| f64::from(lower[(kept[i], j)]));
+        let weights = Mat::from_fn(channels, outputs, |i, o| f64::from(matrix[[i, o]]));
+        let full = Mat::from_fn(channels, channels, |i, j| f64::from(lower[(i, j)]));
+        let mut target = &rows * (full.transpose() * weights);
+        if let Some(covariance) = covariance {
+            target += Mat::from_fn(kept.len(), outputs, |i, o| f64::from(covariance[[i, o]]));
         }
-        solution
-    }
-
-    /// Weights of any channels: `(A_KK)^-1 L_K P`, with `A = L L^T` and the projected target `P`.
-    fn subset(&self, projected: &Array2<f32>, kept: &[usize]) -> Option<Array2<f32>> {
-        let channels = self.lower.ncols();
-        let pick = |&row: &usize, column| f64::from(self.lower[[row, column]]);
-        let rows = Mat::from_fn(kept.len(), channels, |i, j| pick(&kept[i], j));
-        let projected = Mat::from_fn(channels, projected.ncols(), |i, o| {
-            f64::from(projected[[i, o]])
-        });
         let factor = Llt::new((&rows * rows.transpose()).as_ref(), Side::Lower).ok()?;
-        let solution = factor.solve(&rows * projected);
+        let solution = factor.solve(&target);
         let shape = (solution.nrows(), solution.ncols());
         Some(Array2::from_shape_fn(shape, |at| solution[at] as f32))
     }
 }
 
-fn view(matrix: &Array2<f32>) -> MatRef<'_, f32> {
-    let values = matrix.as_slice();
-    let values = values.expect("a matrix that was made row by row is laid out so");
-    MatRef::from_row_major_slice(values, matrix.nrows(), matrix.ncols())
+impl LowerTriangle {
+    /// The first `columns` columns of some rows, row-major, with the zeros.
+    fn block(&self, rows: Range<usize>, columns: usize) -> Vec<f32> {
+        let mut block = vec![0.0; rows.len() * columns];
+        for (row, out) in rows.zip(block.chunks_exact_mut(columns.max(1))) {
+            let filled = columns.min(row + 1);
+            let start = row * (row + 1) / 2;
+            out[..filled].copy_from_slice(&self.0[start..start + filled]);
+        }
+        block
+    }
 }
 
 fn add_scaled<'a>(sums: &mut [f64], factor: f64, row: impl Iterator<Item = &'a f32>) {
@@ -308,21 +371,20 @@ mod tests {
         let (x, matrix) = samples();
         let count = x.nrows() as f64;
         let next = next_output(&x);
-        let mean: Array1<f64> = next.sum_axis(ndarray::Axis(0)) / count;
         let statistics = ChannelStatistics {
             mean: (x.sum_axis(ndarray::Axis(0)) / count).to_vec(),
-            second_moment: (x.t().dot(&x) / count).mapv(|v| v as f32),
+            mean_square: x
+                .mapv(|v| v * v)
+                .mean_axis(ndarray::Axis(0))
+                .unwrap()
+                .to_vec(),
+            second_moment: (x.t().dot(&x) / count).mapv(|v| v as f32).into(),
             magnitude: vec![0.0; CHANNELS],
-            following: vec![(x.t().dot(&next) / count).mapv(|v| v as f32)],
+            following: vec![(x.t().dot(&next) / count).mapv(|v| v as f32).into()],
         };
         let order: Vec<usize> = (0..CHANNELS).collect();
-        let recovery = BlockRecovery::new(
-            &statistics,
-            &order,
-            &matrix,
-            &[mean.to_vec()],
-            Recovery::LeastSquares,
-        );
+        let recovery =
+            BlockRecovery::new(&statistics, &order, &matrix, Recovery::LeastSquares).unwrap();
         (x, matrix, recovery)
     }
 
@@ -354,11 +416,15 @@ mod tests {
             (0..8).collect(),
             vec![0, 3, 4, 9, 10],
         ] {
-            let fitted = recovery.refit(&matrix, &kept, std::slice::from_ref(&absorbed));
-            let mut by_mean = recovery.refit(&matrix, &kept, &[]).unwrap();
+            let refit = |absorbed: &[Absorbed]| {
+                let refitted = recovery.refit(&matrix, &kept, absorbed);
+                refitted.unwrap().unwrap()
+            };
+            let fitted = refit(std::slice::from_ref(&absorbed));
+            let mut by_mean = refit(&[]);
             let sums = by_mean.bias.iter_mut().zip(&absorbed.mean_output);
             sums.for_each(|(bias, mean)| *bias += mean);
-            let (fitted, by_mean) = (error(&kept, &fitted.unwrap()), error(&kept, &by_mean));
+            let (fitted, by_mean) = (error(&kept, &fitted), error(&kept, &by_mean));
             assert!(fitted < 0.6 * by_mean, "{kept:?}: {fitted} {by_mean}");
         }
     }
@@ -385,7 +451,7 @@ mod tests {
     fn nothing_near_the_fit_is_better() {
         let (x, matrix, recovery) = recovery();
         for kept in [vec![0, 1, 2, 3, 4, 5], vec![1, 4, 5, 9]] {
-            let fitted = recovery.refit(&matrix, &kept, &[]).unwrap();
+            let fitted = recovery.refit(&matrix, &kept, &[]).unwrap().unwrap();
             let plain = Recovered {
                 matrix: matrix.select(ndarray::Axis(0), &kept),
                 bias: recovery
@@ -417,7 +483,7 @@ mod tests {
         let (x, matrix, recovery) = recovery();
         for kept in 1..CHANNELS {
             let channels: Vec<usize> = (0..kept).collect();
-            let fitted = recovery.refit(&matrix, &channels, &[]).unwrap();
+            let fitted = recovery.refit(&matrix, &channels, &[]).unwrap().unwrap();
             let (known, measured) = (
                 recovery.error(kept).unwrap(),
                 error(&x, &matrix, &channels, &fitted),
@@ -437,14 +503,14 @@ mod tests {
         let factor = recovery.factor.as_ref().unwrap();
         let kept: Vec<usize> = (0..7).collect();
         let (a, b) = (
-            factor.first(&factor.projected, 7),
-            factor.subset(&factor.projected, &kept).unwrap(),
+            factor.first(&matrix, 7, None),
+            factor.subset(&matrix, &kept, None).unwrap(),
         );
         for (a, b) in a.iter().zip(&b) {
             assert!((a - b).abs() < 1e-3, "{a} {b}");
         }
         let all: Vec<usize> = (0..CHANNELS).collect();
-        let whole = recovery.refit(&matrix, &all, &[]).unwrap();
+        let whole = recovery.refit(&matrix, &all, &[]).unwrap().unwrap();
         for (a, b) in whole.matrix.iter().zip(&matrix) {
             assert!((a - b).abs() < 1e-3, "{a} {b}");
         }

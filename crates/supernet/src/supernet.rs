@@ -1,6 +1,6 @@
 //! The super-network: a checkpoint's weights, laid out so that every sub-network is a slice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lathe_arch::quantize::round_trip;
@@ -19,11 +19,11 @@ use crate::recovery::{Absorbed, BlockRecovery, Recovered, Recovery};
 
 /// A model's weights with the units of every block in order of importance.
 ///
-/// Matrices are kept transposed, `[in, out]`, as the products read them. Permuting units inside
+/// The matrices of blocks are kept transposed, `[in, out]`, as the products read them. Permuting units inside
 /// a block leaves the full model's function unchanged; afterwards "the first n" are "the best n".
 ///
-/// Refitted matrices are made when a choice is first cut and kept for the next time: for every
-/// choice of a search space, as many numbers as those choices' last matrices have.
+/// Refitted matrices are made when a choice is first cut and kept for the next time, the latest of
+/// them: twice as many numbers as the last matrices of all blocks have.
 pub struct Supernet {
     model: ModelConfig,
     ends: Ends,
@@ -32,15 +32,22 @@ pub struct Supernet {
     layers: Vec<SuperLayer>,
     order: ImportanceOrder,
     recovery: Option<Vec<LayerRecovery>>,
-    refitted: Mutex<BTreeMap<RefitKey, Arc<Recovered>>>,
+    refitted: Mutex<Refits>,
 }
 
 /// The matrices at both ends, as they are in one precision.
 pub(crate) struct Ends {
     /// `[vocab_size, hidden_size]`
     pub embed_tokens: Array2<f32>,
-    /// `[hidden_size, vocab_size]`
-    pub lm_head: Array2<f32>,
+    /// `[vocab_size, hidden_size]`; absent when it is the embedding.
+    untied_head: Option<Array2<f32>>,
+}
+
+impl Ends {
+    /// `[vocab_size, hidden_size]`: the logits are a product with its transpose.
+    pub fn lm_head(&self) -> &Array2<f32> {
+        self.untied_head.as_ref().unwrap_or(&self.embed_tokens)
+    }
 }
 
 /// One layer's matrices `[in, out]` and norm gains, units in order of importance.
@@ -71,7 +78,7 @@ pub(crate) type RefitKey = (usize, [usize; 2], usize);
 
 impl Supernet {
     /// The checkpoint's weights in their own order. Only the full model can be cut from it.
-    pub fn unordered(model: &ModelConfig, weights: &ModelWeights) -> Self {
+    pub fn unordered(model: &ModelConfig, weights: ModelWeights) -> Self {
         Self::build(model, weights, ImportanceOrder::identity(model))
     }
 
@@ -80,78 +87,59 @@ impl Supernet {
     ///
     /// # Errors
     /// When the calibration or the order was made for a model of other dimensions, or the
-    /// calibration holds NaN.
+    /// calibration holds NaN or cannot be read.
     pub fn ordered(
         model: &ModelConfig,
-        weights: &ModelWeights,
-        calibration: &Calibration,
+        weights: ModelWeights,
+        calibration: Calibration,
         order: &ImportanceOrder,
         recovery: Recovery,
     ) -> Result<Self, SupernetError> {
         calibration.check(model)?;
         order.check(model)?;
         let mut supernet = Self::build(model, weights, order.clone());
-        let layers = || calibration.layers.par_iter().zip(&supernet.layers);
-        let channels = order.layers.par_iter().map(|order| {
-            let attention = order.query_channels(model);
-            [attention, order.neurons.clone()]
-        });
-        let channels: Vec<[Vec<usize>; 2]> = channels.collect();
-        let means = layers()
-            .zip(&channels)
-            .flat_map_iter(|((of, layer), order)| {
-                [
-                    of.attention.mean_output(&order[0], &layer.o),
-                    of.mlp.mean_output(&order[1], &layer.down),
-                ]
-            });
-        let means: Vec<Vec<f64>> = means.collect();
-        let recovered = layers().zip(&channels).enumerate();
-        let recovered = recovered.map(|(index, ((statistics, layer), order))| {
+        // The moments of a layer are let go of when its factors are made.
+        let layers = calibration.layers.into_par_iter().zip(&order.layers);
+        let layers = layers.zip(&supernet.layers);
+        let layers = layers.map(|((statistics, order), layer)| {
             let normed = statistics.normed_outputs.as_ref();
             let attention = BlockRecovery::new(
                 &statistics.attention,
-                &order[0],
+                &order.query_channels(model),
                 &layer.o,
-                &means[2 * index + 1..],
                 recovery,
-            );
-            let mlp = BlockRecovery::new(
-                &statistics.mlp,
-                &order[1],
-                &layer.down,
-                &means[2 * index + 2..],
-                recovery,
-            );
-            LayerRecovery {
+            )?;
+            let mlp = BlockRecovery::new(&statistics.mlp, &order.neurons, &layer.down, recovery)?;
+            Ok(LayerRecovery {
                 attention: attention.with_normed_output(normed.map(|n| &n.attention[..])),
                 mlp: mlp.with_normed_output(normed.map(|n| &n.mlp[..])),
-            }
+            })
         });
-        supernet.recovery = Some(recovered.collect());
+        let layers: Result<_, SupernetError> = layers.collect();
+        supernet.recovery = Some(layers?);
         Ok(supernet)
     }
 
-    fn build(model: &ModelConfig, weights: &ModelWeights, order: ImportanceOrder) -> Self {
-        let layers = weights
-            .layers
-            .par_iter()
-            .zip(&order.layers)
+    fn build(model: &ModelConfig, weights: ModelWeights, order: ImportanceOrder) -> Self {
+        // A layer's own weights are let go of when they are laid out anew.
+        let layers = weights.layers.into_par_iter().zip(&order.layers);
+        let layers: Vec<SuperLayer> = layers
             .map(|(layer, order)| SuperLayer::new(model, layer, order))
             .collect();
-        let head = weights.lm_head.as_ref().unwrap_or(&weights.embed_tokens);
+        let last = layers.iter().map(|layer| layer.o.len() + layer.down.len());
+        let refitted = Refits::new(2 * last.sum::<usize>());
         Self {
             model: model.clone(),
             ends: Ends {
-                embed_tokens: weights.embed_tokens.as_standard_layout().into_owned(),
-                lm_head: head.t().as_standard_layout().into_owned(),
+                embed_tokens: in_standard_layout(weights.embed_tokens),
+                untied_head: weights.lm_head.map(in_standard_layout),
             },
             quantized_ends: Default::default(),
             final_norm: weights.norm.to_vec(),
             layers,
             order,
             recovery: None,
-            refitted: Mutex::default(),
+            refitted: Mutex::new(refitted),
         }
     }
 
@@ -254,15 +242,17 @@ impl Supernet {
     pub(crate) fn refitted(
         &self,
         key: RefitKey,
-        fit: impl FnOnce() -> Option<Recovered>,
-    ) -> Option<Arc<Recovered>> {
+        fit: impl FnOnce() -> Result<Option<Recovered>, SupernetError>,
+    ) -> Result<Option<Arc<Recovered>>, SupernetError> {
         let kept = || self.refitted.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = kept().get(&key) {
-            return Some(found.clone());
+        if let Some(found) = kept().matrices.get(&key) {
+            return Ok(Some(found.clone()));
         }
-        let made = Arc::new(fit()?);
-        kept().insert(key, made.clone());
-        Some(made)
+        let Some(made) = fit()?.map(Arc::new) else {
+            return Ok(None);
+        };
+        kept().keep(key, made.clone());
+        Ok(Some(made))
     }
 
     /// The matrices at both ends. A quantised head brings a tied embedding with it; an untied one
@@ -274,25 +264,61 @@ impl Supernet {
             Precision::Int4 => &self.quantized_ends[1],
         };
         slot.get_or_init(|| {
-            let mut lm_head = self.ends.lm_head.clone();
+            // Quantised along the inputs, which are its columns.
+            let mut lm_head = self.ends.lm_head().t().as_standard_layout().into_owned();
             let vocab_size = lm_head.ncols();
             if let Some(values) = lm_head.as_slice_mut() {
                 round_trip(values, vocab_size, precision);
             }
-            let embed_tokens = if self.model.tie_word_embeddings {
-                lm_head.t().as_standard_layout().into_owned()
-            } else {
-                self.ends.embed_tokens.clone()
-            };
-            Ends {
-                embed_tokens,
-                lm_head,
+            let lm_head = lm_head.t().as_standard_layout().into_owned();
+            match self.ends.untied_head {
+                Some(_) => Ends {
+                    embed_tokens: self.ends.embed_tokens.clone(),
+                    untied_head: Some(lm_head),
+                },
+                None => Ends {
+                    embed_tokens: lm_head,
+                    untied_head: None,
+                },
             }
         })
     }
 
     pub(crate) fn final_norm(&self) -> &[f32] {
         &self.final_norm
+    }
+}
+
+/// Refitted matrices, the oldest first to go.
+struct Refits {
+    matrices: BTreeMap<RefitKey, Arc<Recovered>>,
+    order: VecDeque<RefitKey>,
+    numbers: usize,
+    most_numbers: usize,
+}
+
+impl Refits {
+    fn new(most_numbers: usize) -> Self {
+        Self {
+            matrices: BTreeMap::new(),
+            order: VecDeque::new(),
+            numbers: 0,
+            most_numbers,
+        }
+    }
+
+    fn keep(&mut self, key: RefitKey, refitted: Arc<Recovered>) {
+        self.numbers += refitted.matrix.len();
+        self.order.push_back(key);
+        if let Some(twin) = self.matrices.insert(key, refitted) {
+            self.numbers -= twin.matrix.len();
+        }
+        while self.numbers > self.most_numbers
+            && let Some(oldest) = self.order.pop_front()
+        {
+            let gone = self.matrices.remove(&oldest);
+            self.numbers -= gone.map_or(0, |gone| gone.matrix.len());
+        }
     }
 }
 
@@ -308,7 +334,7 @@ impl LayerRecovery {
 }
 
 impl SuperLayer {
-    fn new(model: &ModelConfig, weights: &LayerWeights, order: &LayerOrder) -> Self {
+    fn new(model: &ModelConfig, weights: LayerWeights, order: &LayerOrder) -> Self {
         let query = order.query_channels(model);
         let kv = order.kv_channels(model);
         Self {
@@ -326,8 +352,8 @@ impl SuperLayer {
                 k: picked(&bias.k, &kv),
                 v: picked(&bias.v, &kv),
             }),
-            qk_norm: weights.qk_norm.clone(),
-            post_norms: weights.post_norms.clone(),
+            qk_norm: weights.qk_norm,
+            post_norms: weights.post_norms,
         }
     }
 }
@@ -341,6 +367,13 @@ pub(crate) fn slice(matrix: &Array2<f32>) -> &[f32] {
     matrix
         .as_slice()
         .expect("the super-network keeps its matrices in standard layout")
+}
+
+fn in_standard_layout(matrix: Array2<f32>) -> Array2<f32> {
+    if matrix.is_standard_layout() {
+        return matrix;
+    }
+    matrix.as_standard_layout().into_owned()
 }
 
 fn gains(gains: &Array1<f32>) -> Vec<f32> {

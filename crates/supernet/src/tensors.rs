@@ -13,7 +13,8 @@ impl Subnet<'_> {
 
     /// `[hidden_size, vocab_size]`
     pub fn lm_head(&self) -> Vec<f32> {
-        slice(&self.ends().lm_head).to_vec()
+        let head = self.ends().lm_head();
+        head.t().iter().copied().collect()
     }
 
     /// Gain of the final norm, `[hidden_size]`.

@@ -64,7 +64,7 @@ fn all_forms_of_a_model_are_equal() {
 #[test]
 fn logits_and_greedy_tokens_are_those_of_transformers() {
     let checkpoint = Checkpoint::load(&fixture("tiny-llama")).unwrap();
-    let supernet = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let supernet = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
     for prompt in read::<TinyLogits>("tiny_logits.json").prompts {
         assert_eq!(
             checkpoint.tokenizer.encode(&prompt.text).unwrap(),

@@ -76,10 +76,17 @@ fn ordered(
     recovery: Recovery,
 ) -> Supernet {
     let (model, weights) = (&checkpoint.config, &checkpoint.weights);
-    let unordered = Supernet::unordered(model, weights);
+    let unordered = Supernet::unordered(model, weights.clone());
     let calibration = Calibration::measure(&unordered, windows, |_| {});
     let order = ImportanceOrder::of(model, weights, &calibration, windows, importance).unwrap();
-    Supernet::ordered(model, weights, &calibration, &order, recovery).unwrap()
+    Supernet::ordered(
+        model,
+        weights.clone(),
+        calibration.clone(),
+        &order,
+        recovery,
+    )
+    .unwrap()
 }
 
 /// Layers with pruned query heads, a pruned KV group, without attention, without MLP.
@@ -114,7 +121,7 @@ fn logits_and_greedy_tokens_are_those_of_transformers() {
         let model = &checkpoint.config;
         let counted = SubnetConfig::full(model).parameters(model);
         assert_eq!(checkpoint.weights.parameters(), counted);
-        let supernet = Supernet::unordered(model, &checkpoint.weights);
+        let supernet = Supernet::unordered(model, checkpoint.weights.clone());
         for prompt in reference.prompts {
             let ids = checkpoint.tokenizer.encode(&prompt.text).unwrap();
             assert_eq!(ids, prompt.token_ids);
@@ -134,10 +141,16 @@ fn pruned_logits_are_those_of_transformers() {
     for reference in references().models {
         let checkpoint = Checkpoint::load(&fixture(&reference.model)).unwrap();
         let (model, weights) = (&checkpoint.config, &checkpoint.weights);
-        let unordered = Supernet::unordered(model, weights);
+        let unordered = Supernet::unordered(model, weights.clone());
         let calibration = Calibration::measure(&unordered, &windows(1), |_| {});
         let order = ImportanceOrder::identity(model);
-        let supernet = Supernet::ordered(model, weights, &calibration, &order, Recovery::None);
+        let supernet = Supernet::ordered(
+            model,
+            weights.clone(),
+            calibration.clone(),
+            &order,
+            Recovery::None,
+        );
         let kept = reference.kept_kv_heads.iter().zip(&reference.kept_neurons);
         let layers = kept.map(|(groups, neurons)| LayerConfig {
             attention: groups.map(|groups| AttentionConfig::with_groups(model, groups)),
@@ -462,7 +475,7 @@ fn an_added_token_may_lie_outside_the_vocabulary() {
 #[test]
 fn ordering_keeps_the_function() {
     for checkpoint in checkpoints() {
-        let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+        let unordered = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
         let tokens: Vec<u32> = (5..45).collect();
         let before = logits(&unordered.full(), &tokens).unwrap();
         for importance in Importance::ALL {
@@ -515,7 +528,7 @@ fn slicing_equals_masking_when_nothing_is_compensated() {
         let tokens: Vec<u32> = (100..150).collect();
         let sliced = logits(&supernet.cut(&subnet).unwrap(), &tokens).unwrap();
         let masked = masked(&checkpoint, &supernet, &subnet);
-        let masked = Supernet::unordered(&checkpoint.config, &masked);
+        let masked = Supernet::unordered(&checkpoint.config, masked);
         let masked = logits(&masked.full(), &tokens).unwrap();
         let difference = largest_difference(&sliced, &masked);
         assert!(difference < 2e-4, "{difference}");
@@ -589,7 +602,7 @@ fn decoding_step_by_step_equals_one_pass() {
 fn a_calibration_is_read_back_with_its_means_and_refused_without() {
     let checkpoint = Checkpoint::load(&fixture("tiny-gemma3")).unwrap();
     let (model, weights) = (&checkpoint.config, &checkpoint.weights);
-    let unordered = Supernet::unordered(model, weights);
+    let unordered = Supernet::unordered(model, weights.clone());
     let mut calibration = Calibration::measure(&unordered, &windows(1), |_| {});
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("calibration.safetensors");
@@ -598,7 +611,13 @@ fn a_calibration_is_read_back_with_its_means_and_refused_without() {
     assert_eq!(stored.as_ref(), Some(&calibration));
     let ordered = |calibration: &Calibration| {
         let order = ImportanceOrder::identity(model);
-        Supernet::ordered(model, weights, calibration, &order, Recovery::Bias)
+        Supernet::ordered(
+            model,
+            weights.clone(),
+            calibration.clone(),
+            &order,
+            Recovery::Bias,
+        )
     };
     let digest = ordered(&calibration).unwrap().digest();
     let means = calibration.layers[1].normed_outputs.as_mut().unwrap();

@@ -80,7 +80,7 @@ fn by_output(matrix: &Array2<f32>) -> Vec<f64> {
 #[test]
 fn gradients_are_those_of_pytorch() {
     let (checkpoint, reference) = (checkpoint(), reference());
-    let supernet = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let supernet = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
     let (loss, layers) = gradients(&supernet.full(), &windows(&reference));
     assert!((loss - reference.loss).abs() < 1e-5, "{loss}");
     let mut compared = 0;
@@ -137,7 +137,7 @@ fn uneven(model: &ModelConfig) -> SubnetConfig {
 }
 
 fn calibrated(checkpoint: &Checkpoint, windows: &TokenWindows) -> Calibration {
-    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let unordered = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
     Calibration::measure(&unordered, windows, |_| {})
 }
 
@@ -241,7 +241,14 @@ fn are_differences(checkpoint: &Checkpoint) {
     let importance = Importance::Wanda;
     let order = ImportanceOrder::of(model, weights, &calibration, &windows, importance).unwrap();
     let ordered = |weights: &ModelWeights| {
-        Supernet::ordered(model, weights, &calibration, &order, Recovery::None).unwrap()
+        Supernet::ordered(
+            model,
+            weights.clone(),
+            calibration.clone(),
+            &order,
+            Recovery::None,
+        )
+        .unwrap()
     };
     let supernet = ordered(weights);
     let config = uneven(model);
@@ -294,13 +301,13 @@ fn what_has_no_gradient_is_refused() {
         ("tiny-gemma3", "GeGLU"),
     ] {
         let checkpoint = Checkpoint::load(&fixture(name)).unwrap();
-        let supernet = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+        let supernet = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
         let refused = loss_gradient(&supernet.full(), &windows(&reference()), |_, _| {});
         let message = refused.unwrap_err().to_string();
         assert!(message.contains(what), "{message}");
     }
     let checkpoint = checkpoint();
-    let supernet = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let supernet = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
     let mut config = SubnetConfig::full(supernet.model());
     config.layers[1].mlp.as_mut().unwrap().precision = Precision::Int8;
     let quantized = supernet.cut(&config).unwrap();
@@ -373,8 +380,14 @@ fn pruning_by_taylor_harms_less_than_in_random_order() {
     let divergence = |importance| {
         let order = ImportanceOrder::of(model, weights, &calibration, &windows, importance);
         let recovery = Recovery::None;
-        let supernet =
-            Supernet::ordered(model, weights, &calibration, &order.unwrap(), recovery).unwrap();
+        let supernet = Supernet::ordered(
+            model,
+            weights.clone(),
+            calibration.clone(),
+            &order.unwrap(),
+            recovery,
+        )
+        .unwrap();
         let evaluator = Evaluator::new(&supernet, &windows).unwrap();
         let quality = evaluator.perplexity_and_kl(&supernet.cut(&config).unwrap());
         quality.kl_divergence.unwrap()

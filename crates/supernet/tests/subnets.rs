@@ -42,10 +42,17 @@ fn ordered_by(
     recovery: Recovery,
 ) -> Supernet {
     let (model, weights) = (&checkpoint.config, &checkpoint.weights);
-    let unordered = Supernet::unordered(model, weights);
+    let unordered = Supernet::unordered(model, weights.clone());
     let calibration = Calibration::measure(&unordered, windows, |_| {});
     let order = ImportanceOrder::of(model, weights, &calibration, windows, importance).unwrap();
-    Supernet::ordered(model, weights, &calibration, &order, recovery).unwrap()
+    Supernet::ordered(
+        model,
+        weights.clone(),
+        calibration.clone(),
+        &order,
+        recovery,
+    )
+    .unwrap()
 }
 
 fn uneven(model: &ModelConfig) -> SubnetConfig {
@@ -76,7 +83,7 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn ordering_keeps_the_function() {
     let checkpoint = checkpoint();
-    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let unordered = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
     let tokens: Vec<u32> = (5..45).collect();
     let before = logits(&unordered.full(), &tokens).unwrap();
     let mut orders = Vec::new();
@@ -130,7 +137,7 @@ fn slicing_equals_masking_when_nothing_is_compensated() {
     let tokens: Vec<u32> = (100..150).collect();
     let sliced = logits(&supernet.cut(&subnet).unwrap(), &tokens).unwrap();
     let masked = masked(&checkpoint, &supernet, &subnet);
-    let masked = Supernet::unordered(&checkpoint.config, &masked);
+    let masked = Supernet::unordered(&checkpoint.config, masked);
     let masked = logits(&masked.full(), &tokens).unwrap();
     assert!(largest_difference(&sliced, &masked) < 1e-4);
 }
@@ -273,7 +280,7 @@ fn decoding_step_by_step_equals_one_pass() {
 #[test]
 fn what_cannot_be_cut_or_run_is_refused() {
     let checkpoint = checkpoint();
-    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let unordered = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
     let uneven = uneven(&checkpoint.config);
     assert!(matches!(
         unordered.cut(&uneven),
@@ -299,11 +306,23 @@ fn what_cannot_be_cut_or_run_is_refused() {
     let of = |calibration: &Calibration| {
         let order =
             ImportanceOrder::of(model, weights, calibration, &windows(1), Importance::Wanda)?;
-        Supernet::ordered(model, weights, calibration, &order, Recovery::Bias)
+        Supernet::ordered(
+            model,
+            weights.clone(),
+            calibration.clone(),
+            &order,
+            Recovery::Bias,
+        )
     };
     let mut twice = ImportanceOrder::identity(model);
     twice.layers[1].neurons[5] = 4;
-    let message = Supernet::ordered(model, weights, &calibration, &twice, Recovery::Bias);
+    let message = Supernet::ordered(
+        model,
+        weights.clone(),
+        calibration.clone(),
+        &twice,
+        Recovery::Bias,
+    );
     assert!(message.err().unwrap().to_string().contains("neurons"));
     calibration.layers[1].mlp.mean[3] = f64::NAN;
     assert!(
@@ -344,7 +363,7 @@ fn a_refit_is_closer_to_the_teacher_than_a_bias_and_a_bias_closer_than_nothing()
 #[test]
 fn a_calibration_is_read_back_and_a_stale_one_is_not() {
     let checkpoint = checkpoint();
-    let unordered = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+    let unordered = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
     let calibration = Calibration::measure(&unordered, &windows(1), |_| {});
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("calibration.safetensors");

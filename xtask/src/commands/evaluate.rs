@@ -17,7 +17,10 @@ pub fn run(arguments: &Evaluate) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
     let folder = context::model_folder(&cache, &arguments.model.model);
-    let prepared = context::prepare(&cache, &arguments.model, &folder, &mut steps)?;
+    let prepared = match arguments.subnet {
+        Some(_) => context::prepare(&cache, &arguments.model, &folder, &mut steps)?,
+        None => context::prepare_unpruned(&cache, &arguments.model, &folder, &mut steps)?,
+    };
     let subnet = match &arguments.subnet {
         Some(path) => lathe_compress::read_subnet(path, prepared.model())?,
         None => SubnetConfig::full(prepared.model()),

@@ -1,13 +1,14 @@
-//! A calibration as a safetensors file: large matrices are read as they lie on the disk.
+//! A calibration as a safetensors file.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use ndarray::Array2;
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView, View};
+use safetensors::tensor::{Dtype, View};
 
+use super::tensor_file::{StoredMatrix, TensorFile};
 use super::{Calibration, ChannelStatistics, LayerStatistics, OutputMeans};
 use crate::SupernetError;
 
@@ -24,71 +25,32 @@ const NORMED: &str = "normed_output_mean";
 
 impl Calibration {
     /// Reads a calibration written by [`Calibration::save`]; `None` when it was made of something
-    /// else than `origin`, or lacks statistics that are collected now.
+    /// else than `origin`, or lacks statistics that are collected now. Its matrices stay in the
+    /// file until they are wanted.
     ///
     /// # Errors
     /// When the file cannot be read or is not a calibration.
     pub fn load(path: &Path, origin: &str) -> Result<Option<Self>, SupernetError> {
-        let format = |message: String| SupernetError::Format {
-            path: path.to_owned(),
-            message,
-        };
-        let bytes = std::fs::read(path).map_err(|source| SupernetError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
-        let (_, header) =
-            SafeTensors::read_metadata(&bytes).map_err(|error| format(error.to_string()))?;
-        let fields = header.metadata().clone().unwrap_or_default();
+        let file = Arc::new(TensorFile::open(path)?);
+        let fields = file.fields();
         let is = |field: &str, value: &str| fields.get(field).is_some_and(|found| found == value);
         if !is(ORIGIN, origin) || !is(FORMAT, PRESENT_FORMAT) {
             return Ok(None);
         }
         let tokens = fields.get(TOKENS).and_then(|text| text.parse().ok());
-        let tokens = tokens.ok_or_else(|| format("the number of tokens is missing".to_owned()))?;
-        let tensors =
-            SafeTensors::deserialize(&bytes).map_err(|error| format(error.to_string()))?;
-        let mut layers = Vec::new();
-        while tensors.tensor(&influence_name(layers.len())).is_ok() {
-            let layer = layers.len();
-            let read = |name: &str| {
-                let view = tensors.tensor(name).map_err(|error| error.to_string())?;
-                Ok::<_, String>(view)
-            };
-            let channels = |block: &str| {
-                Ok(ChannelStatistics {
-                    mean: f64s(&read(&name(layer, block, "mean"))?)?,
-                    second_moment: matrix(layer, &read(&name(layer, block, "second_moment"))?)?,
-                    magnitude: f64s(&read(&name(layer, block, "magnitude"))?)?,
-                    following: (0..)
-                        .map_while(|at| tensors.tensor(&following(layer, block, at)).ok())
-                        .map(|view| matrix(layer, &view))
-                        .collect::<Result<_, _>>()?,
-                })
-            };
-            let influence = f64s(&read(&influence_name(layer)).map_err(&format)?);
-            let normed = |block: &str| match tensors.tensor(&name(layer, block, NORMED)) {
-                Ok(view) => f64s(&view).map(Some),
-                Err(_) => Ok(None),
-            };
-            let normed = normed("attention").and_then(|a| Ok((a, normed("mlp")?)));
-            layers.push(LayerStatistics {
-                attention: channels("attention").map_err(&format)?,
-                mlp: channels("mlp").map_err(&format)?,
-                influence: influence.map_err(&format)?.first().copied().unwrap_or(0.0),
-                normed_outputs: match normed.map_err(&format)? {
-                    (Some(attention), Some(mlp)) => Some(OutputMeans { attention, mlp }),
-                    (_, _) => None,
-                },
-            });
-        }
-        Ok(Some(Self { tokens, layers }))
+        let tokens = tokens.ok_or_else(|| file.format("the number of tokens is missing"))?;
+        let layers = (0..).take_while(|layer| file.has(&influence_name(*layer)));
+        let layers = layers.map(|layer| read_layer(&file, layer));
+        Ok(Some(Self {
+            tokens,
+            layers: layers.collect::<Result<_, _>>()?,
+        }))
     }
 
     /// Writes the calibration, atomically. `origin` says what it was made of.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// When the file cannot be written, or what it holds in another file cannot be read.
     pub fn save(&self, path: &Path, origin: &str) -> Result<(), SupernetError> {
         let mut tensors = Vec::new();
         for (layer, statistics) in self.layers.iter().enumerate() {
@@ -97,10 +59,11 @@ impl Calibration {
                 ("mlp", &statistics.mlp),
             ] {
                 let named = |what| name(layer, block, what);
-                let moments = &channels.second_moment;
-                tensors.push((named("second_moment"), Numbers::F32(moments)));
+                let moments = Numbers::F32(channels.second_moment.load()?);
+                tensors.push((named("second_moment"), moments));
                 for (at, products) in channels.following.iter().enumerate() {
-                    tensors.push((following(layer, block, at), Numbers::F32(products)));
+                    let products = Numbers::F32(products.load()?);
+                    tensors.push((following_name(layer, block, at), products));
                 }
                 tensors.push((named("mean"), Numbers::f64(&channels.mean)));
                 tensors.push((named("magnitude"), Numbers::f64(&channels.magnitude)));
@@ -125,9 +88,43 @@ impl Calibration {
     }
 }
 
+fn read_layer(file: &Arc<TensorFile>, layer: usize) -> Result<LayerStatistics, SupernetError> {
+    let channels = |block: &str| {
+        let following = (0..).map(|at| following_name(layer, block, at));
+        let following = following.take_while(|name| file.has(name));
+        let second_moment = StoredMatrix::in_file(file, name(layer, block, "second_moment"))?;
+        let mean_square = second_moment.load()?;
+        let mean_square = mean_square.diag().iter().map(|v| f64::from(*v)).collect();
+        Ok::<_, SupernetError>(ChannelStatistics {
+            mean: file.f64s(&name(layer, block, "mean"))?,
+            mean_square,
+            second_moment,
+            magnitude: file.f64s(&name(layer, block, "magnitude"))?,
+            following: following
+                .map(|name| StoredMatrix::in_file(file, name))
+                .collect::<Result<_, _>>()?,
+        })
+    };
+    let normed = |block: &str| {
+        let name = name(layer, block, NORMED);
+        file.has(&name).then(|| file.f64s(&name)).transpose()
+    };
+    let normed_outputs = match (normed("attention")?, normed("mlp")?) {
+        (Some(attention), Some(mlp)) => Some(OutputMeans { attention, mlp }),
+        (_, _) => None,
+    };
+    let influence = file.f64s(&influence_name(layer))?;
+    Ok(LayerStatistics {
+        attention: channels("attention")?,
+        mlp: channels("mlp")?,
+        influence: influence.first().copied().unwrap_or(0.0),
+        normed_outputs,
+    })
+}
+
 /// Numbers that become bytes only when they are written.
 enum Numbers<'a> {
-    F32(&'a Array2<f32>),
+    F32(Cow<'a, Array2<f32>>),
     F64(&'a [f64], [usize; 1]),
 }
 
@@ -176,47 +173,6 @@ fn influence_name(layer: usize) -> String {
 }
 
 /// The products with the outputs of the block `at + 1` blocks on.
-fn following(layer: usize, block: &str, at: usize) -> String {
+fn following_name(layer: usize, block: &str, at: usize) -> String {
     name(layer, block, &format!("following.{at}"))
-}
-
-fn matrix(layer: usize, view: &TensorView<'_>) -> Result<Array2<f32>, String> {
-    let [rows, columns] = *view.shape() else {
-        return Err(format!("layer {layer}: moments are no matrix"));
-    };
-    Array2::from_shape_vec((rows, columns), f32s(view)?).map_err(|error| error.to_string())
-}
-
-fn f32s(view: &TensorView<'_>) -> Result<Vec<f32>, String> {
-    let values = numbers(view, Dtype::F32)?.iter();
-    let values: Vec<f32> = values.map(|b| f32::from_le_bytes(*b)).collect();
-    finite(values.iter().all(|v| v.is_finite()))?;
-    Ok(values)
-}
-
-fn f64s(view: &TensorView<'_>) -> Result<Vec<f64>, String> {
-    let values = numbers(view, Dtype::F64)?.iter();
-    let values: Vec<f64> = values.map(|b| f64::from_le_bytes(*b)).collect();
-    finite(values.iter().all(|v| v.is_finite()))?;
-    Ok(values)
-}
-
-fn finite(are_finite: bool) -> Result<(), String> {
-    if are_finite {
-        return Ok(());
-    }
-    Err("a number is not finite".to_owned())
-}
-
-fn numbers<'a, const BYTES: usize>(
-    view: &TensorView<'a>,
-    dtype: Dtype,
-) -> Result<&'a [[u8; BYTES]], String> {
-    if view.dtype() != dtype {
-        return Err(format!(
-            "numbers are {:?}, expected {dtype:?}",
-            view.dtype()
-        ));
-    }
-    Ok(view.data().as_chunks().0)
 }

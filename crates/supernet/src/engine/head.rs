@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::attention::log_sum_exp;
 use super::elementwise::{exp, rms_norm};
 use super::forward::round;
-use super::matmul::{Threads, Window, Write, matmul};
+use super::matmul::{Threads, Window, Write, matmul_transposed};
 use crate::cut::Subnet;
 use crate::supernet::window;
 
@@ -42,11 +42,12 @@ pub(crate) fn logits_into(subnet: &Subnet<'_>, normed: &[f32], out: &mut [f32]) 
     if precision != Precision::F32 {
         round(normed.to_mut(), model.hidden_size, precision);
     }
-    matmul(
+    matmul_transposed(
         out,
         model.vocab_size,
         Window::whole(&normed, rows, model.hidden_size),
-        window(&subnet.ends().lm_head),
+        window(subnet.ends().lm_head()),
+        1.0,
         Write::Replace,
         Threads::Pool,
     );

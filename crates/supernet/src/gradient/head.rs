@@ -8,7 +8,7 @@ use crate::cut::Subnet;
 use crate::engine::attention::log_sum_exp;
 use crate::engine::elementwise::exp;
 use crate::engine::head::{ROWS, final_norm, logits_into};
-use crate::engine::matmul::{Threads, Window, Write, matmul_transposed};
+use crate::engine::matmul::{Threads, Window, Write, matmul};
 use crate::supernet::window;
 
 /// The summed loss of some tokens in nats, and the gradient of `weight` times that by the
@@ -23,7 +23,7 @@ pub(super) fn loss_backward(
 ) -> (f64, Vec<f32>) {
     let model = subnet.supernet().model();
     let (hidden, vocab) = (model.hidden_size, model.vocab_size);
-    let head = window(&subnet.ends().lm_head);
+    let head = window(subnet.ends().lm_head());
     let normed = final_norm(subnet, x);
     let mut d_normed = vec![0.0; x.len()];
     let mut buffer = vec![0.0; ROWS.min(targets.len()) * vocab];
@@ -35,7 +35,7 @@ pub(super) fn loss_backward(
         loss += cross_entropy_backward(logits, targets, weight);
         let logits = Window::whole(logits, targets.len(), vocab);
         let (write, threads) = (Write::Replace, Threads::Pool);
-        matmul_transposed(d_rows, hidden, logits, head, 1.0, write, threads);
+        matmul(d_rows, hidden, logits, head, write, threads);
     }
     let mut d_x = vec![0.0; x.len()];
     let eps = model.rms_norm_eps as f32;

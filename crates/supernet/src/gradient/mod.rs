@@ -38,7 +38,7 @@ const BATCH_TOKENS: usize = 2048;
 ///
 /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/tiny-llama");
 /// let checkpoint = Checkpoint::load(path.as_ref())?;
-/// let supernet = Supernet::unordered(&checkpoint.config, &checkpoint.weights);
+/// let supernet = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
 /// let windows = TokenWindows::from_tokens(&[5, 3, 8, 1, 7, 2, 6, 4], 3);
 /// let loss = loss_gradient(&supernet.full(), &windows, |layer, gradient| {
 ///     assert!(gradient.mlp.is_some(), "layer {layer} has an MLP");

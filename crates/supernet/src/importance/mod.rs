@@ -136,7 +136,7 @@ impl ImportanceOrder {
         let ranks: Vec<UnitRanks> = match importance {
             Importance::Reconstruction => layers
                 .map(|(weights, statistics)| UnitRanks::reconstructed(model, weights, statistics))
-                .collect(),
+                .collect::<Result<_, _>>()?,
             Importance::Taylor => {
                 let scores = taylor::unit_scores(model, weights, windows)?;
                 scores.iter().map(UnitRanks::descending).collect()

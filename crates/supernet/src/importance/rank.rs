@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::score::UnitScores;
 use super::{LayerOrder, reconstruction};
+use crate::SupernetError;
 use crate::calibration::LayerStatistics;
 use crate::checkpoint::LayerWeights;
 
@@ -36,13 +37,13 @@ impl UnitRanks {
         model: &ModelConfig,
         weights: &LayerWeights,
         statistics: &LayerStatistics,
-    ) -> Self {
+    ) -> Result<Self, SupernetError> {
         let attention = |unit| reconstruction::order(&weights.o_proj, &statistics.attention, unit);
-        Self {
-            kv_groups: attention(model.heads_per_group() * model.head_dim),
-            heads: attention(model.head_dim),
-            neurons: reconstruction::order(&weights.down_proj, &statistics.mlp, 1),
-        }
+        Ok(Self {
+            kv_groups: attention(model.heads_per_group() * model.head_dim)?,
+            heads: attention(model.head_dim)?,
+            neurons: reconstruction::order(&weights.down_proj, &statistics.mlp, 1)?,
+        })
     }
 
     /// Shuffled, another way in every layer.

@@ -12,6 +12,7 @@ use faer::linalg::solvers::{DenseSolveCore, Llt, Solve};
 use faer::{Accum, Mat, MatRef, Par, Side};
 use ndarray::Array2;
 
+use crate::SupernetError;
 use crate::calibration::ChannelStatistics;
 use crate::covariance::ridge_covariance;
 
@@ -24,12 +25,12 @@ pub(super) fn order(
     matrix: &Array2<f32>,
     statistics: &ChannelStatistics,
     unit: usize,
-) -> Vec<usize> {
+) -> Result<Vec<usize>, SupernetError> {
     let (outputs, channels) = matrix.dim();
     let all: Vec<usize> = (0..channels).collect();
     let mut left = Left {
         units: (0..channels / unit).collect(),
-        inverse: inverse(ridge_covariance(statistics, &all).as_ref()),
+        inverse: inverse(ridge_covariance(statistics, &all)?.as_ref()),
         weights: Mat::from_fn(channels, outputs, |i, o| f64::from(matrix[[o, i]])),
         unit,
     };
@@ -38,7 +39,7 @@ pub(super) fn order(
         removed.extend(left.remove(left.units.len().div_ceil(SHARE)));
     }
     removed.reverse();
-    removed
+    Ok(removed)
 }
 
 /// What has not been removed yet.
@@ -135,27 +136,29 @@ mod tests {
         // Channel 2 is channel 0 with little noise: either can stand for both.
         let statistics = ChannelStatistics {
             mean: vec![0.0; 3],
-            second_moment: arr2(&[[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.001]]),
+            mean_square: vec![1.0, 1.0, 1.001],
+            second_moment: arr2(&[[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.001]]).into(),
             magnitude: vec![1.0; 3],
             following: Vec::new(),
         };
         let matrix = arr2(&[[1.0, 1.2, 0.9]]);
         // One at a time: the copy goes first, and what is left of the pair beats channel 1.
-        assert_eq!(order(&matrix, &statistics, 1), [0, 1, 2]);
+        assert_eq!(order(&matrix, &statistics, 1).unwrap(), [0, 1, 2]);
     }
 
     #[test]
     fn groups_of_channels_go_together() {
-        let mut moments = Array2::eye(6);
+        let mut moments: Array2<f32> = Array2::eye(6);
         moments[[4, 4]] = 1e-6;
         moments[[5, 5]] = 1e-6;
         let statistics = ChannelStatistics {
             mean: vec![0.0; 6],
-            second_moment: moments,
+            mean_square: moments.diag().iter().map(|v| f64::from(*v)).collect(),
+            second_moment: moments.into(),
             magnitude: vec![1.0; 6],
             following: Vec::new(),
         };
         let matrix = arr2(&[[1.0, 1.0, 2.0, 2.0, 30.0, 30.0]]);
-        assert_eq!(order(&matrix, &statistics, 2), [2, 1, 0]);
+        assert_eq!(order(&matrix, &statistics, 2).unwrap(), [2, 1, 0]);
     }
 }

@@ -95,7 +95,7 @@ pub(super) fn channel_scores(
                 let sum: f64 = column.iter().map(|w| f64::from(w.abs())).sum();
                 sum / column.len().max(1) as f64
             });
-            let norms = statistics.mean_squares().map(f64::sqrt);
+            let norms = statistics.mean_square.iter().map(|square| square.sqrt());
             means.zip(norms).map(|(mean, norm)| mean * norm).collect()
         }
         Importance::Magnitude => square_norms
@@ -126,7 +126,8 @@ mod tests {
         let input = Array2::from_shape_vec((2, 1), vec![0.0, 3.0]).unwrap();
         let statistics = ChannelStatistics {
             mean: vec![5.0, 0.0],
-            second_moment: ndarray::arr2(&[[25.0, 0.0], [0.0, 4.0]]),
+            mean_square: vec![25.0, 4.0],
+            second_moment: ndarray::arr2(&[[25.0, 0.0], [0.0, 4.0]]).into(),
             magnitude: vec![5.0, 1.5],
             following: Vec::new(),
         };

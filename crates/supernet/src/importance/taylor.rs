@@ -28,7 +28,7 @@ pub(super) fn unit_scores(
     weights: &ModelWeights,
     windows: &TokenWindows,
 ) -> Result<Vec<UnitScores>, SupernetError> {
-    let supernet = Supernet::unordered(model, weights);
+    let supernet = Supernet::unordered(model, weights.clone());
     let mut layers = Vec::with_capacity(model.num_hidden_layers);
     let windows = windows.up_to(TOKENS);
     loss_gradient(&supernet.full(), &windows, |layer, gradient| {
