@@ -1,8 +1,11 @@
 //! The default model against reference values made with transformers (tests/fixtures/make.py).
 
 use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use lathe_arch::{AttentionConfig, MlpConfig, SubnetConfig};
+use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig, SubnetConfig};
 use lathe_compress::{MmluForm, load_text, mmlu};
 use lathe_fetch::Cache;
 use lathe_supernet::checkpoint::{Checkpoint, Tokenizer};
@@ -236,4 +239,31 @@ fn pruning_methods_show_what_their_papers_say() {
     let [none, bias] = [Recovery::None, Recovery::Bias]
         .map(|recovery| loss(Importance::Fluctuation, recovery, 1152));
     assert!(bias < none, "{bias} {none}");
+}
+
+/// The kernel counts the largest resident memory of a process while it runs.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_evaluation_takes_less_than_twice_the_memory_of_the_weights() {
+    let arguments = ["evaluate", "--model", "smollm2-135m", "--tokens", "1024"];
+    let mut process = Command::new(lathe_tests::xtask())
+        .args(arguments)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", process.id());
+    let mut peak_kib = 0;
+    while process.try_wait().unwrap().is_none() {
+        let status = std::fs::read_to_string(&status).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse().ok());
+        peak_kib = peak.unwrap_or(peak_kib);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(process.wait().unwrap().success());
+    let model = ModelConfig::smollm2_135m();
+    let weights = 4 * SubnetConfig::full(&model).parameters(&model);
+    assert!(peak_kib * 1024 > weights, "{peak_kib} KiB is no model");
+    assert!(peak_kib * 1024 < 2 * weights, "{peak_kib} KiB");
 }
