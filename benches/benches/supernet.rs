@@ -7,6 +7,7 @@ use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig, SubnetConfig};
 use lathe_supernet::checkpoint::{Checkpoint, LayerWeights, ModelWeights};
 use lathe_supernet::{
     Calibration, Evaluator, Importance, ImportanceOrder, Recovery, Supernet, TokenWindows,
+    perplexity,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -61,12 +62,8 @@ fn random_weights(model: &ModelConfig) -> ModelWeights {
     }
 }
 
-fn evaluate(c: &mut Criterion) {
-    let model = ModelConfig {
-        num_hidden_layers: LAYERS,
-        vocab_size: 4096,
-        ..ModelConfig::smollm2_135m()
-    };
+/// A super-network of random weights, and 1,024 tokens.
+fn calibrated(model: ModelConfig) -> (Supernet, TokenWindows) {
     let weights = random_weights(&model);
     let tokens: Vec<u32> = (0..4 * 257).map(|i| i * 7919 % 4096).collect();
     let windows = TokenWindows::from_tokens(&tokens, 256);
@@ -75,15 +72,26 @@ fn evaluate(c: &mut Criterion) {
     let importance = Importance::Fluctuation;
     let supernet = ImportanceOrder::of(&model, &weights, &calibration, &windows, importance)
         .and_then(|order| {
+            let recovery = Recovery::LeastSquares;
             Supernet::ordered(
                 &model,
                 weights.clone(),
                 calibration.clone(),
                 &order,
-                Recovery::LeastSquares,
+                recovery,
             )
         })
         .expect("it was made for this");
+    (supernet, windows)
+}
+
+fn evaluate(c: &mut Criterion) {
+    let model = ModelConfig {
+        num_hidden_layers: LAYERS,
+        vocab_size: 4096,
+        ..ModelConfig::smollm2_135m()
+    };
+    let (supernet, windows) = calibrated(model.clone());
     let evaluator = Evaluator::new(&supernet, &windows).expect("the tokens are of the vocabulary");
     let mut group = c.benchmark_group("score 1024 tokens, 6 layers");
     group.sample_size(10);
@@ -98,5 +106,59 @@ fn evaluate(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, load, evaluate);
+/// A walk of local search: each candidate changes one block of one of the last few.
+fn neighbours(model: &ModelConfig, count: usize) -> Vec<SubnetConfig> {
+    const PARENTS: usize = 8;
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    let mut walk = vec![SubnetConfig::full(model)];
+    while walk.len() < count {
+        let parent = rng.random_range(walk.len().saturating_sub(PARENTS)..walk.len());
+        let mut child = walk[parent].clone();
+        let layer = &mut child.layers[rng.random_range(0..model.num_hidden_layers)];
+        if rng.random_range(0..2) == 0 {
+            let groups = rng.random_range(0..=model.num_key_value_heads);
+            layer.attention = (groups > 0).then(|| AttentionConfig::with_groups(model, groups));
+        } else {
+            let width = rng.random_range(0..=8) * model.intermediate_size / 8;
+            layer.mlp = (width > 0).then(|| MlpConfig::with_width(width));
+        }
+        walk.push(child);
+    }
+    walk
+}
+
+/// The same candidates with and without what the one before left behind.
+fn local_search(c: &mut Criterion) {
+    let (supernet, windows) = calibrated(ModelConfig {
+        vocab_size: 4096,
+        ..ModelConfig::smollm2_135m()
+    });
+    let walk = neighbours(supernet.model(), 24);
+    let cuts = walk
+        .iter()
+        .map(|config| supernet.cut(config).expect("it fits"));
+    let cuts: Vec<_> = cuts.collect();
+    let mut group = c.benchmark_group("24 neighbours, 30 layers");
+    group.sample_size(10);
+    group.bench_function("each from its first layer", |b| {
+        b.iter(|| -> f64 {
+            let scores = cuts.iter().map(|cut| perplexity(cut, &windows));
+            let scores = scores.map(|quality| quality.map_or(0.0, |q| q.negative_log_likelihood));
+            scores.sum()
+        });
+    });
+    group.bench_function("each from its first change", |b| {
+        b.iter_batched(
+            || Evaluator::new(&supernet, &windows).expect("the tokens are of the vocabulary"),
+            |evaluator| -> f64 {
+                let scores = cuts.iter().map(|cut| evaluator.perplexity(cut));
+                scores.map(|quality| quality.negative_log_likelihood).sum()
+            },
+            criterion::BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+criterion_group!(benches, load, evaluate, local_search);
 criterion_main!(benches);

@@ -131,6 +131,11 @@ fn profile_predict_search_export_and_report() {
     search.push("--resume");
     let again: serde_json::Value = serde_json::from_str(&desk.succeeds(&search)).unwrap();
     assert_eq!(front, again);
+    // A study of its own, beside scores of single blocks that were made on other text.
+    fs::remove_file(&study).unwrap();
+    search.pop();
+    search.extend(["--block-tokens", "100"]);
+    desk.succeeds(&search);
 
     let front = fs::read_to_string(desk.path("front.yaml")).unwrap();
     let front: Vec<serde_yaml::Value> = serde_yaml::from_str(&front).unwrap();

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use anyhow::Context;
 use lathe_arch::SearchSpace;
 use lathe_search::{
-    AdditiveOptions, Choice, Evaluation, Genome, Problem, RandomSearch, Space, Study, StudyHeader,
-    additive_front, run,
+    AdditiveOptions, Choice, Evaluation, Genome, Problem, RandomSearch, SearchError, Space, Study,
+    StudyHeader, additive_front, run,
 };
 use lathe_supernet::{Evaluator, SupernetError};
 
@@ -62,14 +63,15 @@ impl Problem for OneBlock<'_> {
 }
 
 impl BlockScores {
-    /// Measures the blocks, or what an interrupted measurement at `study` has left.
+    /// Measures the blocks, or what an interrupted measurement at `path` has left. Scores of
+    /// another super-network, text or space are replaced.
     ///
     /// # Errors
-    /// When the study cannot be used or written.
+    /// When the file cannot be used or written.
     pub fn measure(
         problem: &SubnetProblem<'_>,
         evaluator: &Evaluator<'_>,
-        study: &Path,
+        path: &Path,
         progress: Progress<'_>,
     ) -> anyhow::Result<Self> {
         let genomes = single_cuts(problem);
@@ -77,7 +79,13 @@ impl BlockScores {
         // A random search whose first genomes are all there is to evaluate is a list.
         let mut list = RandomSearch::new(problem.space(), &genomes, 0)?;
         let header = StudyHeader::of(&blocks, &list, 0);
-        let mut study = Study::open_or_create(study, &header, true)?;
+        let mut study = match Study::open_or_create(path, &header, true) {
+            Err(SearchError::OtherStudy { .. }) => {
+                std::fs::remove_file(path).with_context(|| path.display().to_string())?;
+                Study::open_or_create(path, &header, true)?
+            }
+            opened => opened?,
+        };
         let total = genomes.len();
         progress("scoring blocks", 0, total);
         let evaluations = run(&mut blocks, &mut list, &mut study, total, |p| {

@@ -299,7 +299,7 @@ impl Factor {
         );
         let rows = MatMut::from_row_major_slice_mut(values, kept, outputs);
         solve_upper_triangular_in_place(lower.transpose(), rows, Par::Seq);
-        solution + &matrix.slice(ndarray::s![..kept, ..])
+        solution + matrix.slice(ndarray::s![..kept, ..])
     }
 
     /// Weights of any channels: `(A_KK)^-1 (A_K: W + C_K)`, with `A = L L^T`.
