@@ -67,7 +67,8 @@ pub enum Command {
 /// Where the model comes from.
 #[derive(Args)]
 pub struct ModelArguments {
-    /// Name in models/, a YAML of that kind, a GGUF file, or a Hugging Face folder
+    /// Name in models/, a YAML of that kind, a GGUF file, a Hugging Face folder, or OWNER/NAME on the
+    /// Hugging Face Hub
     #[arg(long, default_value = "smollm2-135m", value_name = "NAME|PATH")]
     pub model: String,
     /// Text to work on instead of the fetched one: paragraphs, or JSON lines with a field "0"
@@ -149,7 +150,8 @@ pub struct Devices {
 pub struct Profile {
     #[command(flatten)]
     pub device: DeviceArguments,
-    /// Name in models/, a YAML of that kind, a GGUF file, or a Hugging Face folder
+    /// Name in models/, a YAML of that kind, a GGUF file, a Hugging Face folder, or OWNER/NAME on the
+    /// Hugging Face Hub
     #[arg(long, default_value = "smollm2-135m", value_name = "NAME|PATH")]
     pub model: String,
     /// Two minutes instead of a quarter of an hour: fewer lengths, wider intervals

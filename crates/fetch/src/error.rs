@@ -82,9 +82,19 @@ pub enum FetchError {
         /// What is wrong, with line and field.
         message: String,
     },
+    /// The Hugging Face Hub does not give a checkpoint.
+    #[error(
+        "{repo} on the Hugging Face Hub: {reason}\nOr name a folder that holds the checkpoint with --model PATH"
+    )]
+    Hub {
+        /// The repository.
+        repo: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// No model of that name.
     #[error(
-        "model `{name}` is neither a file, a folder nor a name in models/; there are: {available}"
+        "model `{name}` is neither a file, a folder, a repository OWNER/NAME nor a name in models/; there are: {available}"
     )]
     UnknownModel {
         /// The name.

@@ -184,7 +184,7 @@ fn stamp_path(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn sha256_of(path: &Path) -> std::io::Result<String> {
+pub(crate) fn sha256_of(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 16];

