@@ -75,20 +75,49 @@ pub struct Evaluator<'a> {
 /// # Errors
 /// When a token lies outside the vocabulary or a window is longer than the context.
 pub fn perplexity(subnet: &Subnet<'_>, windows: &TokenWindows) -> Result<Quality, SupernetError> {
+    score_once(subnet, None, windows)
+}
+
+/// Perplexity and KL divergence from the full model, without anything kept for the next.
+///
+/// # Errors
+/// As for [`perplexity`].
+pub fn perplexity_and_kl(
+    subnet: &Subnet<'_>,
+    windows: &TokenWindows,
+) -> Result<Quality, SupernetError> {
+    score_once(subnet, Some(&subnet.supernet().full()), windows)
+}
+
+fn score_once(
+    subnet: &Subnet<'_>,
+    teacher: Option<&Subnet<'_>>,
+    windows: &TokenWindows,
+) -> Result<Quality, SupernetError> {
     let (supernet, seq_len) = (subnet.supernet(), windows.window_len());
     check_tokens(supernet, windows.tokens(), seq_len)?;
     let rope = RopeTable::new(supernet.model(), seq_len);
-    let mut losses = Vec::new();
-    for batch in windows.batches(BATCH_TOKENS) {
+    let last_hidden = |subnet: &Subnet<'_>, batch: &Batch| {
         let mut x = forward::embed(subnet, &batch.inputs);
         for layer in 0..supernet.model().num_hidden_layers {
             forward::layer(subnet, layer, &mut x, seq_len, &rope);
         }
-        let normed = head::final_norm(subnet, &x);
+        head::final_norm(subnet, &x)
+    };
+    let mut losses = Vec::new();
+    let mut divergence = 0.0;
+    for batch in windows.batches(BATCH_TOKENS) {
+        let normed = last_hidden(subnet, &batch);
         let targets = &batch.targets;
         losses.extend(head::negative_log_likelihood(subnet, &normed, targets));
+        if let Some(teacher) = teacher {
+            let of_teacher = last_hidden(teacher, &batch);
+            let each = head::kl_divergence(teacher, subnet, &of_teacher, &normed);
+            divergence += each.iter().map(|d| f64::from(*d)).sum::<f64>();
+        }
     }
-    Ok(Quality::of(&losses, None))
+    let divergence = teacher.map(|_| divergence / losses.len() as f64);
+    Ok(Quality::of(&losses, divergence))
 }
 
 impl<'a> Evaluator<'a> {

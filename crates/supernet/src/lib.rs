@@ -60,7 +60,7 @@ pub use calibration::{Calibration, ChannelStatistics, LayerStatistics, OutputMea
 pub use choice::{Accuracy, ChoiceQuality, Question, QuestionSet};
 pub use cut::Subnet;
 pub use error::SupernetError;
-pub use evaluate::{Evaluator, Quality, perplexity};
+pub use evaluate::{Evaluator, Quality, perplexity, perplexity_and_kl};
 pub use generate::{Decoder, greedy, logits};
 pub use gradient::{AttentionGradient, LayerGradient, MlpGradient, loss_gradient};
 pub use importance::{

@@ -6,7 +6,7 @@ use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig, Precision, SubnetConfi
 use lathe_supernet::checkpoint::{Checkpoint, ModelWeights};
 use lathe_supernet::{
     Calibration, Decoder, Evaluator, Importance, ImportanceOrder, Recovery, Supernet,
-    SupernetError, TokenWindows, logits,
+    SupernetError, TokenWindows, logits, perplexity_and_kl,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -218,6 +218,7 @@ fn the_prefix_of_the_teacher_changes_no_score() {
     assert!((quality.negative_log_likelihood - loss / count).abs() < 1e-5);
     assert!((quality.kl_divergence.unwrap() - divergence / count).abs() < 1e-5);
     assert_eq!(quality.tokens, windows.token_count());
+    assert_eq!(perplexity_and_kl(&cut, &windows).unwrap(), quality);
     let full = evaluator.perplexity_and_kl(&supernet.full());
     assert!(full.kl_divergence.unwrap() < 1e-6);
 }

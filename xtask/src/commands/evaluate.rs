@@ -4,7 +4,7 @@ use lathe_arch::SubnetConfig;
 use lathe_compress::Prepared;
 use lathe_fetch::Cache;
 use lathe_supernet::{
-    ChoiceQuality, Evaluator, Quality, Question, QuestionSet, Split, Subnet, perplexity,
+    ChoiceQuality, Quality, Question, QuestionSet, Split, Subnet, perplexity, perplexity_and_kl,
 };
 use serde_json::json;
 
@@ -44,13 +44,10 @@ fn text(
 ) -> anyhow::Result<()> {
     let windows = prepared.windows(Split::Test, arguments.tokens)?;
     let clock = Instant::now();
+    steps.show("scoring", 0, 1);
     let quality = if with_kl {
-        steps.show("running the full model", 0, 1);
-        let evaluator = Evaluator::new(&prepared.supernet, &windows)?;
-        steps.show("scoring", 0, 1);
-        evaluator.perplexity_and_kl(cut)
+        perplexity_and_kl(cut, &windows)?
     } else {
-        steps.show("scoring", 0, 1);
         perplexity(cut, &windows)?
     };
     let seconds = clock.elapsed().as_secs_f64();
