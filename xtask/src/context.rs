@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
+use lathe_arch::SubnetConfig;
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{AgentCommand, DeviceSpec, find_agent};
@@ -127,17 +128,26 @@ pub fn prepare(
     Ok(prepared)
 }
 
-/// A model of which nothing will be cut away: it needs no calibration.
-pub fn prepare_unpruned(
+/// A model that is ready for one sub-network, and that; the full model, which needs no calibration,
+/// when no file names another.
+pub fn prepare_network(
     cache: &Cache,
     arguments: &ModelArguments,
-    folder: &Path,
+    subnet: Option<&Path>,
     steps: &mut Steps,
-) -> anyhow::Result<lathe_compress::Prepared> {
+) -> anyhow::Result<(lathe_compress::Prepared, SubnetConfig)> {
+    let folder = model_folder(cache, &arguments.model);
+    if let Some(path) = subnet {
+        let prepared = prepare(cache, arguments, &folder, steps)?;
+        let subnet = lathe_compress::read_subnet(path, prepared.model())?;
+        return Ok((prepared, subnet));
+    }
     let spec = ModelSpec::find(&arguments.model)?;
     let text = lathe_compress::load_text(cache, arguments.text.as_deref())?;
     let progress = &mut |label: &str, done, total| steps.show(label, done, total);
-    lathe_compress::Prepared::unpruned(&spec, cache, text, folder, progress)
+    let prepared = lathe_compress::Prepared::unpruned(&spec, cache, text, &folder, progress)?;
+    let full = SubnetConfig::full(prepared.model()).named(&prepared.name);
+    Ok((prepared, full))
 }
 
 /// A table of the model's dimensions.

@@ -1,6 +1,5 @@
 use std::time::Instant;
 
-use lathe_arch::SubnetConfig;
 use lathe_compress::Prepared;
 use lathe_fetch::Cache;
 use lathe_supernet::{
@@ -16,15 +15,9 @@ use crate::progress::Steps;
 pub fn run(arguments: &Evaluate) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
-    let folder = context::model_folder(&cache, &arguments.model.model);
-    let prepared = match arguments.subnet {
-        Some(_) => context::prepare(&cache, &arguments.model, &folder, &mut steps)?,
-        None => context::prepare_unpruned(&cache, &arguments.model, &folder, &mut steps)?,
-    };
-    let subnet = match &arguments.subnet {
-        Some(path) => lathe_compress::read_subnet(path, prepared.model())?,
-        None => SubnetConfig::full(prepared.model()),
-    };
+    let subnet = arguments.subnet.as_deref();
+    let (prepared, subnet) =
+        context::prepare_network(&cache, &arguments.model, subnet, &mut steps)?;
     let cut = prepared.supernet.cut(&subnet)?;
     let questions = match &arguments.task {
         Task::Perplexity => return text(arguments, &prepared, &cut, false, steps),

@@ -1,4 +1,3 @@
-use lathe_arch::SubnetConfig;
 use lathe_export::export_onnx;
 use lathe_fetch::Cache;
 use lathe_onnx::LogitRows;
@@ -11,12 +10,9 @@ use crate::progress::Steps;
 pub fn run(arguments: &Export) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
-    let folder = context::model_folder(&cache, &arguments.model.model);
-    let prepared = context::prepare(&cache, &arguments.model, &folder, &mut steps)?;
-    let subnet = match &arguments.subnet {
-        Some(path) => lathe_compress::read_subnet(path, prepared.model())?,
-        None => SubnetConfig::full(prepared.model()).named(&prepared.name),
-    };
+    let subnet = arguments.subnet.as_deref();
+    let (prepared, subnet) =
+        context::prepare_network(&cache, &arguments.model, subnet, &mut steps)?;
     let subnet = match arguments.precision {
         Some(precision) => subnet.with_precision(precision),
         None => subnet,
