@@ -103,7 +103,7 @@ pub struct Quickstart {
     pub model: ModelArguments,
     #[command(flatten)]
     pub device: DeviceArguments,
-    /// A few minutes instead of ten: wider intervals, fewer evaluations
+    /// Less than half the time: wider intervals, fewer evaluations
     #[arg(long)]
     pub quick: bool,
     /// Tokens of prompt and generation

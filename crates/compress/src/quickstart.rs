@@ -64,7 +64,7 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// About ten minutes on two processors.
+    /// Ten to thirty minutes on two processors, by their speed.
     pub fn standard() -> Self {
         Self {
             profile_s: 75,
@@ -80,7 +80,7 @@ impl Effort {
         }
     }
 
-    /// A few minutes on two processors: wider intervals, fewer evaluations.
+    /// Less than half of that: wider intervals, fewer evaluations.
     pub fn quick() -> Self {
         Self {
             profile_s: 20,
