@@ -1,5 +1,7 @@
 //! Support for the whole-system tests: the programs under test, the runtime, the models.
 
+mod desk;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -9,6 +11,8 @@ use lathe_fetch::{Cache, ModelSpec};
 use lathe_profiler::AgentCommand;
 use lathe_supernet::checkpoint::Checkpoint;
 use lathe_supernet::{Calibration, Importance, ImportanceOrder, Recovery, Supernet, TokenWindows};
+
+pub use desk::{Desk, short_profile};
 
 /// A file of `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {

@@ -163,11 +163,12 @@ impl ValidationPlan<'_> {
         };
         let label = format!("measuring {precision} sub-networks");
         let measured = held_out.measure(|done, total| progress(&label, done, total))?;
-        let naive = if self.is_compared {
+        let (naive, elsewhere) = if self.is_compared {
             let label = format!("measuring {precision} blocks alone");
-            Some(held_out.naive_sums(|done, total| progress(&label, done, total))?)
+            let sums = held_out.naive_sums(|done, total| progress(&label, done, total))?;
+            (Some(sums.0), measured.elsewhere.or(sums.1))
         } else {
-            None
+            (None, measured.elsewhere)
         };
         let seen = Seen {
             table,
@@ -183,7 +184,7 @@ impl ValidationPlan<'_> {
             prefill: seen.phase(PhaseKind::Prefill),
             decode: seen.phase(PhaseKind::Decode),
             memory: seen.memory(),
-            elsewhere: measured.elsewhere,
+            elsewhere,
         })
     }
 }

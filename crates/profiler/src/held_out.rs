@@ -108,31 +108,45 @@ impl<'a> Whereabouts<'a> {
         }
     }
 
-    /// Waits until the processors are where they were for the table. When the patience since
-    /// `clock` is over, any placement counts from then on: a measurement that says so is worth
-    /// more than none.
+    /// Takes in visits of an interrupted measurement: those that were made elsewhere go on counting.
+    fn resume(&mut self, records: &[Record]) {
+        let elsewhere = networks(records).find(|visit| !counts(&visit.passes, self.placement));
+        if let Some(visit) = elsewhere {
+            let trips = visit.passes.iter().flat_map(|pass| &pass.round_trips_ns);
+            let trips: Vec<f64> = trips.map(|ns| *ns as f64).collect();
+            self.give_up(median(&trips));
+        }
+    }
+
+    /// Waits until the processors are where they were for the table. `lost` is the time for which
+    /// they were not. When it is longer than the patience, any placement counts from then on: a
+    /// measurement that says so is worth more than none.
     fn wait(
         &mut self,
         agent: &mut Agent,
         session: SessionConfig,
-        clock: &Instant,
+        lost: &mut Duration,
     ) -> Result<(), ProfilerError> {
         while let Some(placement) = self.placement
             && let Some(here_ns) = agent.round_trip_ns(session)?
         {
-            if clock.elapsed() > self.patience {
-                self.elsewhere = Some(Elsewhere {
-                    here_ns: here_ns as f64,
-                    table_ns: placement.round_trip_ns,
-                });
-                self.placement = None;
+            if *lost > self.patience {
+                self.give_up(here_ns as f64);
             } else if placement.holds(here_ns) {
                 break;
             } else {
                 sleep(PLACEMENT_PAUSE);
+                *lost += PLACEMENT_PAUSE;
             }
         }
         Ok(())
+    }
+
+    fn give_up(&mut self, here_ns: f64) {
+        self.elsewhere = self.placement.take().map(|placement| Elsewhere {
+            here_ns,
+            table_ns: placement.round_trip_ns,
+        });
     }
 }
 
@@ -211,6 +225,7 @@ impl HeldOut<'_> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let total = self.rounds * order.len();
         let mut whereabouts = Whereabouts::of(self);
+        whereabouts.resume(&records);
         for round in 0..self.rounds {
             order.shuffle(&mut rng);
             for &index in &order {
@@ -299,15 +314,20 @@ impl HeldOut<'_> {
             seed: round as u64,
         };
         let mut repeated = 0;
+        let mut lost = Duration::ZERO;
         let passes = loop {
-            // Processors that are never there for long would keep this from ending.
-            whereabouts.wait(agent, session, &clock)?;
+            whereabouts.wait(agent, session, &mut lost)?;
+            let begun = Instant::now();
             let passes = job().run(agent)?;
             let is_there = counts(&passes, whereabouts.placement);
             if is_there && (disturbance(&passes).is_none() || repeated >= REPEATED_VISITS) {
                 break passes;
             }
-            repeated += usize::from(is_there);
+            // Processors that are never there for long would keep this from ending.
+            match is_there {
+                true => repeated += 1,
+                false => lost += begun.elapsed(),
+            }
         };
         let peak_memory_bytes = if is_first {
             peak_memory(
@@ -367,14 +387,15 @@ impl HeldOut<'_> {
         })
     }
 
-    /// What lone blocks and differenced chains predict for each network, measured now.
+    /// What lone blocks and differenced chains predict for each network, measured now, and where
+    /// the processors were if not where they were for the table.
     ///
     /// # Errors
     /// When the agent fails or the disk does not take the files.
     pub fn naive_sums(
         &self,
         mut on_progress: impl FnMut(usize, usize),
-    ) -> Result<Vec<NaiveSums>, ProfilerError> {
+    ) -> Result<(Vec<NaiveSums>, Option<Elsewhere>), ProfilerError> {
         let model = &self.table.model.dimensions;
         let mut bench = Bench::new(
             &self.work.with_added_extension("naive.work"),
@@ -438,7 +459,8 @@ impl HeldOut<'_> {
             }
             sums
         };
-        Ok(self.subnets.iter().map(sum).collect())
+        let sums = self.subnets.iter().map(sum).collect();
+        Ok((sums, whereabouts.elsewhere))
     }
 
     /// Latencies of a graph run again and again by itself.
@@ -459,7 +481,8 @@ impl HeldOut<'_> {
             budget_us: 0,
         });
         // Other tools know nothing of placements; they are given the right one to begin in.
-        whereabouts.wait(agent, self.session(), &Instant::now())?;
+        let mut lost = Duration::ZERO;
+        whereabouts.wait(agent, self.session(), &mut lost)?;
         let (samples, _) = agent.measure(MeasureJob {
             models: vec![graph.to_owned()],
             keep: Vec::new(),

@@ -8,10 +8,20 @@
 //! Blocks are counted through the model: `2 * layer` is an attention block, `2 * layer + 1` an MLP
 //! block.
 
-use lathe_arch::LayerConfig;
+use lathe_arch::{LayerConfig, ModelConfig};
 
 /// How many blocks behind a kept one it may stand in for: the two of a removed layer.
 pub(crate) const REACH: usize = 2;
+
+/// How many blocks behind `block` may be stood in for at all: none where norms stand behind them.
+pub(crate) fn reach(model: &ModelConfig, block: usize) -> usize {
+    let behind = (2 * model.num_hidden_layers).saturating_sub(1 + block);
+    if model.post_norms {
+        0
+    } else {
+        REACH.min(behind)
+    }
+}
 
 /// Removed blocks right behind the kept block `block`, [`REACH`] at most.
 pub(crate) fn absorbed_by(layers: &[LayerConfig], block: usize) -> usize {

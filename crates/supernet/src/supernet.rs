@@ -19,8 +19,9 @@ use crate::recovery::{Absorbed, BlockRecovery, Recovered, Recovery};
 
 /// A model's weights with the units of every block in order of importance.
 ///
-/// The matrices of blocks are kept transposed, `[in, out]`, as the products read them. Permuting units inside
-/// a block leaves the full model's function unchanged; afterwards "the first n" are "the best n".
+/// The matrices of blocks are kept transposed, `[in, out]`, as the products read them. Permuting
+/// units inside a block leaves the full model's function unchanged; afterwards "the first n" are
+/// "the best n".
 ///
 /// Refitted matrices are made when a choice is first cut and kept for the next time, the latest of
 /// them: twice as many numbers as the last matrices of all blocks have.

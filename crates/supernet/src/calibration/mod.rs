@@ -8,6 +8,7 @@ use lathe_arch::ModelConfig;
 use rayon::prelude::*;
 
 use crate::SupernetError;
+use crate::absorption::reach;
 use crate::cut::Subnet;
 use crate::engine::forward;
 use crate::engine::rope::RopeTable;
@@ -141,10 +142,11 @@ impl Calibration {
         expect("layers", self.layers.len(), model.num_hidden_layers)?;
         let query_channels = model.num_attention_heads * model.head_dim;
         for (layer, statistics) in self.layers.iter().enumerate() {
-            for (block, channels, count) in [
-                ("attention", &statistics.attention, query_channels),
-                ("mlp", &statistics.mlp, model.intermediate_size),
-            ] {
+            let attention = ("attention", &statistics.attention, query_channels);
+            let mlp = ("mlp", &statistics.mlp, model.intermediate_size);
+            for (at, (block, channels, count)) in [attention, mlp].into_iter().enumerate() {
+                let following = reach(model, 2 * layer + at);
+                expect("products with blocks", channels.following.len(), following)?;
                 expect("channel means", channels.mean.len(), count)?;
                 expect("channel magnitudes", channels.magnitude.len(), count)?;
                 expect("mean squares", channels.mean_square.len(), count)?;

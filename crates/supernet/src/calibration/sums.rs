@@ -7,7 +7,7 @@ use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::{Calibration, ChannelStatistics, LayerStatistics, OutputMeans, StoredMatrix};
-use crate::absorption::REACH;
+use crate::absorption::{REACH, reach};
 use crate::engine::forward::Observer;
 use crate::engine::matmul::{Threads, Window, add_gram, add_transposed_matmul};
 
@@ -46,15 +46,11 @@ impl Sums {
         let count = 2 * model.num_hidden_layers;
         let block = |block: usize| {
             let channels = channels[block % 2];
-            let following = match model.post_norms {
-                true => 0,
-                false => REACH.min(count - 1 - block),
-            };
             BlockSums {
                 channels: vec![0.0; channels],
                 magnitudes: vec![0.0; channels],
                 products: Array2::zeros((channels, channels)),
-                following: vec![Array2::zeros((channels, hidden)); following],
+                following: vec![Array2::zeros((channels, hidden)); reach(model, block)],
             }
         };
         Self {

@@ -1,0 +1,160 @@
+//! What the command line answers to names, files and disks that are not as they should be.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use lathe_arch::{MlpConfig, SubnetConfig};
+use lathe_latency::LatencyTable;
+use lathe_tests::Desk;
+
+#[test]
+fn names_that_do_not_exist_are_answered_with_those_that_do() {
+    let desk = Desk::with_text();
+    let message = desk.fails(&["profile", "--model", "smollm3"]);
+    assert!(
+        message.contains("smollm3") && message.contains("smollm2-135m"),
+        "{message}"
+    );
+    let message = desk.fails(&["profile", "--device", "pixel"]);
+    assert!(
+        message.contains("pixel") && message.contains("local"),
+        "{message}"
+    );
+    let message = desk.fails(&["fetch", "--ort-lib", "/nowhere/lib.so"]);
+    assert!(
+        message.contains("/nowhere/lib.so") && message.contains("--ort-lib"),
+        "{message}"
+    );
+    let message = desk.fails(&["predict", "--table", "t", "--workload", "12"]);
+    assert!(message.contains("128+128"), "{message}");
+    let model = desk.model();
+    let outside = ["profile", "--model", &model, "--prompt", "8", "--out"];
+    let message = desk.fails(&[&outside[..], &[&desk.text("table.yaml")]].concat());
+    assert!(message.contains("--workload"), "{message}");
+    assert!(desk.fails(&["fly"]).contains("fly"));
+}
+
+#[test]
+fn damaged_files_are_named_with_their_field() {
+    let desk = Desk::with_text();
+    let (model, table) = (desk.model(), desk.profile());
+    let text = fs::read_to_string(&table).unwrap();
+    let write = |name: &str, text: &str| {
+        fs::write(desk.path(name), text).unwrap();
+        desk.text(name)
+    };
+    // A table cut short, with a wrong number, from elsewhere.
+    for (damaged, word) in [
+        (text[..text.len() / 2].to_owned(), "bad.yaml"),
+        (text.replacen("median_us: ", "median_us: -", 1), "median_us"),
+        (text.replacen("version: 4", "version: 7", 1), "version"),
+    ] {
+        let table = write("bad.yaml", &damaged);
+        let message = desk.fails(&["predict", "--table", &table]);
+        assert!(
+            message.contains("bad.yaml") && message.contains(word),
+            "{message}"
+        );
+    }
+    let cpu = text
+        .lines()
+        .find(|line| line.contains("cpu_model"))
+        .unwrap();
+    let elsewhere = write(
+        "elsewhere.yaml",
+        &text.replace(cpu, "  cpu_model: another machine"),
+    );
+    let message = desk.fails(&["validate", "--table", &elsewhere, "--subnets", "2"]);
+    assert!(
+        message.contains("another machine") && message.contains("profile"),
+        "{message}"
+    );
+    let build = text.lines().find(|line| line.contains("build:")).unwrap();
+    let elsewhere = write("elsewhere.yaml", &text.replace(build, "  build: '1.0'"));
+    let message = desk.fails(&["validate", "--table", &elsewhere, "--subnets", "2"]);
+    assert!(message.contains("runtime"), "{message}");
+    // A sub-network of another model, and one that is none.
+    let dimensions = LatencyTable::load(Path::new(&table))
+        .unwrap()
+        .model
+        .dimensions;
+    let mut subnet = SubnetConfig::full(&dimensions);
+    subnet.layers[1].mlp = Some(MlpConfig::with_width(97));
+    let wide = write("wide.yaml", &serde_yaml::to_string(&subnet).unwrap());
+    let message = desk.fails(&["predict", "--table", &table, "--subnet", &wide]);
+    assert!(
+        message.contains("wide.yaml") && message.contains("layers[1].mlp"),
+        "{message}"
+    );
+    let none = write(
+        "none.yaml",
+        "version: 1\nmodel: m\nlayers:\n- attention: 3\n",
+    );
+    let message = desk.fails(&["predict", "--table", &table, "--subnet", &none]);
+    assert!(
+        message.contains("none.yaml") && message.contains("line"),
+        "{message}"
+    );
+    // A study that is none.
+    let study = write(
+        "study.db",
+        "this is no database, but a longer text than a header",
+    );
+    let common = [
+        "search", "--model", &model, "--table", &table, "--study", &study,
+    ];
+    let text = desk.text("text.txt");
+    let message = desk.fails(
+        &[
+            &common[..],
+            &[
+                "--text",
+                &text,
+                "--calibration-tokens",
+                "512",
+                "--tokens",
+                "512",
+            ],
+        ]
+        .concat(),
+    );
+    assert!(message.contains("study.db"), "{message}");
+    // A model that is none.
+    let gguf = write("model.gguf", "GGUF\u{3}\0\0\0");
+    let message = desk.fails(&["evaluate", "--model", &gguf]);
+    assert!(message.contains("model.gguf"), "{message}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_is_named_and_leaves_no_half_file() {
+    let desk = Desk::with_text();
+    let (model, text, out) = (desk.model(), desk.text("text.txt"), desk.text("exported"));
+    let common = [
+        "--model",
+        &model,
+        "--text",
+        &text,
+        "--calibration-tokens",
+        "512",
+    ];
+    // A limit on the size of files stands for a full disk; the signal that comes with it is
+    // ignored, so the write itself fails.
+    let limited = "trap '' XFSZ; ulimit -f 100; exec \"$@\"";
+    let export = desk.command(&[]);
+    let output = Command::new("bash")
+        .args(["-c", limited, "bash"])
+        .arg(export.get_program())
+        .args([&["export", "--out", &out], &common[..]].concat())
+        .current_dir(export.get_current_dir().unwrap())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("model.onnx.data"), "{errors}");
+    assert!(!errors.contains("panicked"), "{errors}");
+    let left = fs::read_dir(desk.path("exported")).unwrap().flatten();
+    let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
