@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use lathe_arch::{MlpConfig, SubnetConfig};
 use lathe_latency::LatencyTable;
 use lathe_tests::{Desk, short_profile};
 

@@ -43,7 +43,7 @@ pub enum Command {
     /// Score a sub-network: perplexity, KL divergence, MMLU, or questions of your own
     #[command(after_help = "Example: cargo xtask evaluate --subnet chosen.yaml --task kl")]
     Evaluate(Evaluate),
-    /// Search for the Pareto front of latency and perplexity
+    /// Search for the Pareto front of latency and KL divergence from the full model
     #[command(
         after_help = "Example: cargo xtask search --table runs/table.yaml --evaluations 200 --study runs/study.db"
     )]

@@ -5,14 +5,13 @@
 //! begins, not where it ends.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anyhow::Context;
 use lathe_arch::SearchSpace;
 use lathe_search::{
-    AdditiveOptions, Choice, Evaluation, Genome, Problem, RandomSearch, SearchError, Space, Study,
-    StudyHeader, additive_front, run,
+    AdditiveOptions, Choice, Costs, Evaluation, Genome, Problem, RandomSearch, SearchError, Space,
+    Study, StudyHeader, additive_front, run,
 };
 use lathe_supernet::{Evaluator, SupernetError};
 
@@ -257,24 +256,24 @@ fn single_cuts(problem: &SubnetProblem<'_>) -> Vec<Genome> {
 
 /// Shares of the full model's latency between which a search looks by default: sizes alone are of
 /// no use below a half, precision halves that once more.
-pub fn default_shares(space: &SearchSpace) -> RangeInclusive<f64> {
-    if space.precisions().len() > 1 {
+pub fn default_shares(space: &SearchSpace) -> Costs {
+    Costs::Between(if space.precisions().len() > 1 {
         0.25..=0.97
     } else {
         0.5..=0.97
-    }
+    })
 }
 
 /// What [`lathe_search::AdditiveSearch`] needs of a problem: prices and expected losses of every
-/// choice, and first genomes, the smallest sums of losses at latencies between `shares` of the full
-/// model's among them.
+/// choice, and first genomes, the smallest sums of losses where the front is `wanted` among them:
+/// at latencies that are given as shares of the full model's.
 ///
 /// # Errors
 /// Never for a space that has choices.
 pub fn additive_options(
     problem: &SubnetProblem<'_>,
     scores: &BlockScores,
-    shares: RangeInclusive<f64>,
+    wanted: &Costs,
 ) -> anyhow::Result<AdditiveOptions> {
     let space = problem.search_space();
     let full = space.full_genome();
@@ -291,23 +290,32 @@ pub fn additive_options(
     }
     let front = additive_front(&variables)?;
     let saving = |share: f64| (share - 1.0) * full_us;
+    let shares: Vec<f64> = match wanted {
+        Costs::Between(shares) => {
+            let steps = (1..STEPS).rev().map(|step| step as f64 / STEPS as f64);
+            steps.filter(|share| shares.contains(share)).collect()
+        }
+        Costs::At(shares) => shares.clone(),
+    };
     let mut recommended: Vec<Genome> = Vec::new();
-    for step in (1..STEPS).rev() {
-        let share = step as f64 / STEPS as f64;
+    for share in shares {
         let fits = front.iter().filter(|point| point.cost <= saving(share));
         if let Some(best) = fits.min_by(|a, b| a.loss.total_cmp(&b.loss))
-            && shares.contains(&share)
             && !recommended.contains(&best.genome)
         {
             recommended.push(best.genome.clone());
         }
     }
     let cheapest = front.first().map_or(0.0, |point| point.cost);
-    let least = saving(*shares.start()).max(cheapest);
-    let most = saving(*shares.end()).max(least);
     Ok(AdditiveOptions {
         first: first_genomes(space, &recommended),
         variables,
-        costs: least..=most,
+        costs: match wanted {
+            Costs::Between(shares) => {
+                let least = saving(*shares.start()).max(cheapest);
+                Costs::Between(least..=saving(*shares.end()).max(least))
+            }
+            Costs::At(shares) => Costs::At(shares.iter().map(|share| saving(*share)).collect()),
+        },
     })
 }

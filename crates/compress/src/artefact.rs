@@ -72,28 +72,28 @@ pub fn write_front(
     struct Member {
         ttft_us: f64,
         tpot_us: f64,
-        perplexity: f64,
+        kl_divergence: f64,
         parameters: u64,
         subnet: SubnetConfig,
     }
     let mut members = Vec::new();
-    let mut csv = "ttft_us,tpot_us,perplexity,parameters\n".to_owned();
+    let mut csv = "ttft_us,tpot_us,kl_divergence,parameters\n".to_owned();
     for evaluation in front {
         let subnet = problem.search_space().decode(&evaluation.genome)?;
         let [ttft_us, tpot_us] = problem.ttft_and_tpot_us(&evaluation.genome);
         let member = Member {
             ttft_us,
             tpot_us,
-            perplexity: evaluation.objectives[1],
+            kl_divergence: evaluation.objectives[1],
             parameters: subnet.parameters(problem.model()),
             subnet,
         };
         let Member {
-            perplexity,
+            kl_divergence,
             parameters,
             ..
         } = &member;
-        csv += &format!("{ttft_us:.1},{tpot_us:.1},{perplexity:.4},{parameters}\n");
+        csv += &format!("{ttft_us:.1},{tpot_us:.1},{kl_divergence:.4},{parameters}\n");
         members.push(member);
     }
     write_yaml(&folder.join("front.yaml"), &members)?;

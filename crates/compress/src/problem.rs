@@ -53,7 +53,7 @@ impl FromStr for LatencyObjective {
     }
 }
 
-/// Predicted latency against perplexity, over the sub-networks of one super-network.
+/// Predicted latency against KL divergence from the full model, over the sub-networks of one super-network.
 pub struct SubnetProblem<'a> {
     evaluator: &'a Evaluator<'a>,
     search_space: SearchSpace,
@@ -133,7 +133,7 @@ impl Problem for SubnetProblem<'_> {
     }
 
     fn objective_names(&self) -> &[&'static str] {
-        &["latency_us", "perplexity"]
+        &["latency_us", "kl_divergence"]
     }
 
     fn fingerprint(&self) -> String {
@@ -143,18 +143,16 @@ impl Problem for SubnetProblem<'_> {
     fn evaluate(&mut self, genome: &Genome) -> Result<Vec<f64>, SupernetError> {
         let config = self.search_space.decode(genome)?;
         let subnet = self.evaluator.supernet().cut(&config)?;
-        let perplexity = self.evaluator.perplexity(&subnet).perplexity();
+        let divergence = self.evaluator.perplexity_and_kl(&subnet).kl_divergence;
         // Beyond this a sub-network is as useless as any other, and an infinity would stop the
         // search.
-        Ok(vec![
-            self.latency_us(genome),
-            perplexity.min(MAX_PERPLEXITY),
-        ])
+        let divergence = divergence.map_or(MAX_DIVERGENCE, |kl| kl.min(MAX_DIVERGENCE));
+        Ok(vec![self.latency_us(genome), divergence])
     }
 }
 
-/// Perplexities are capped here.
-const MAX_PERPLEXITY: f64 = 1e9;
+/// Divergences are capped here, in nats.
+const MAX_DIVERGENCE: f64 = 20.0;
 
 /// Tells tables apart: two profiles of one device differ in their prices.
 fn table_digest(table: &LatencyTable) -> u64 {

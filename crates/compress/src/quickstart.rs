@@ -134,8 +134,9 @@ pub struct SummaryNetwork {
     pub measured: NetworkLatency,
     /// Perplexity on text that neither calibration nor search has seen.
     pub perplexity: f64,
-    /// Perplexity on the text of the search, as its evaluations have it.
-    pub search_perplexity: f64,
+    /// KL divergence from the full model on the text of the search, in nats, as its evaluations
+    /// have it.
+    pub search_kl_divergence: f64,
 }
 
 /// What came out.
@@ -210,7 +211,7 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
     let scores = block_step(job, &prepared, &problem, progress)?;
     let search = KeptSearch {
         study: &study_path(job),
-        shares: default_shares(&prepared.space),
+        wanted: default_shares(&prepared.space),
         evaluations: job.effort.evaluations,
         seed: SEED,
     };
@@ -551,9 +552,10 @@ impl FinalStep<'_> {
                 predicted_tpot_us: self.table.predict(subnet, &self.job.workload)?.tpot_us,
                 measured,
                 perplexity: perplexity(subnet)?,
-                search_perplexity: {
+                search_kl_divergence: {
                     let cut = self.prepared.supernet.cut(subnet)?;
-                    self.search.perplexity(&cut).perplexity()
+                    let quality = self.search.perplexity_and_kl(&cut);
+                    quality.kl_divergence.unwrap_or(0.0)
                 },
             });
         }

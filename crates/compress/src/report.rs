@@ -13,9 +13,9 @@ use lathe_search::{Evaluation, Study, pareto_front};
 use crate::quickstart::SummaryNetwork;
 use crate::{PhaseValidation, PrecisionValidation, Summary, Validation};
 
-/// Sub-networks beyond this many times the best perplexity are left out of the picture, where
+/// Sub-networks further than this from the full model, in nats, are left out of the picture, where
 /// they would only squeeze the rest.
-const MAX_PERPLEXITY_RATIO: f64 = 20.0;
+const MAX_DIVERGENCE: f64 = 3.0;
 
 /// What a page is made of.
 pub struct StudyReport<'a> {
@@ -46,13 +46,9 @@ impl StudyReport<'_> {
     fn page(&self) -> anyhow::Result<Report> {
         let model = &self.table.model.dimensions;
         let all = self.study.evaluations();
-        let best = all
-            .iter()
-            .map(|e| e.objectives[1])
-            .fold(f64::INFINITY, f64::min);
         let shown: Vec<&Evaluation> = all
             .iter()
-            .filter(|e| e.objectives[1] <= MAX_PERPLEXITY_RATIO * best)
+            .filter(|e| e.objectives[1] <= MAX_DIVERGENCE)
             .collect();
         let front = pareto_front(all);
         let is_on_front = |e: &&Evaluation| front.iter().any(|member| member == *e);
@@ -124,7 +120,7 @@ impl StudyReport<'_> {
             label: format!("evaluation {}", index + 1),
             latency_us: evaluation.objectives[0],
             measured_latency_us: None,
-            perplexity: evaluation.objectives[1],
+            kl_divergence: evaluation.objectives[1],
             parameters: subnet.parameters(&self.table.model.dimensions),
             layers: layers(&subnet),
         })
@@ -158,7 +154,7 @@ fn network(network: &SummaryNetwork) -> Point {
         latency_us: network.predicted_tpot_us,
         measured_latency_us: Some(network.measured.tpot.median_us),
         // In one picture with the evaluations, so on their text.
-        perplexity: network.search_perplexity,
+        kl_divergence: network.search_kl_divergence,
         parameters: network.parameters,
         layers: layers(&network.subnet),
     }
@@ -185,8 +181,8 @@ fn summary_rows(summary: &Summary) -> Vec<SummaryRow> {
             |n| n.predicted_tpot_us,
         ),
         row("Perplexity on held-out text", Unit::Plain, |n| n.perplexity),
-        row("Perplexity on the search's text", Unit::Plain, |n| {
-            n.search_perplexity
+        row("KL divergence on the search's text", Unit::Plain, |n| {
+            n.search_kl_divergence
         }),
         row("Parameters", Unit::Count, |n| n.parameters as f64),
     ]

@@ -1,9 +1,8 @@
 //! The search as every job runs it.
 
-use std::ops::RangeInclusive;
 use std::path::Path;
 
-use lathe_search::{AdditiveSearch, Evaluation, Study, StudyHeader, run};
+use lathe_search::{AdditiveSearch, Costs, Evaluation, Study, StudyHeader, run};
 
 use crate::additive::additive_options;
 use crate::{BlockScores, Progress, SubnetProblem};
@@ -14,8 +13,8 @@ pub(crate) struct KeptSearch<'a> {
     pub study: &'a Path,
     /// Evaluations in all.
     pub evaluations: usize,
-    /// Shares of the full model's latency between which it looks.
-    pub shares: RangeInclusive<f64>,
+    /// Where the front is wanted, in shares of the full model's latency.
+    pub wanted: Costs,
     /// Seed of the search.
     pub seed: u64,
 }
@@ -32,7 +31,7 @@ impl KeptSearch<'_> {
         label: &str,
         progress: Progress<'_>,
     ) -> anyhow::Result<Vec<Evaluation>> {
-        let options = additive_options(problem, scores, self.shares.clone())?;
+        let options = additive_options(problem, scores, &self.wanted)?;
         let mut searcher = AdditiveSearch::new(options, self.seed)?;
         let header = StudyHeader::of(problem, &searcher, self.seed);
         let mut study = Study::open_or_create(self.study, &header, true)?;

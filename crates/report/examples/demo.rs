@@ -54,7 +54,7 @@ fn point(label: String, layers: Vec<LayerShape>, penalty: f64) -> Point {
         label,
         latency_us,
         measured_latency_us: None,
-        perplexity: 14.2 * (2.1 * cut + 9.0 * cut * cut * penalty).exp(),
+        kl_divergence: 2.1 * cut + 9.0 * cut * cut * penalty,
         parameters: 28_311_552 + ((26.6 * groups + 79.6 * width) * 1e6) as u64,
         layers,
     }
@@ -74,7 +74,8 @@ fn searched(index: usize, noise: &mut Noise) -> Point {
 }
 
 fn front(points: &[Point]) -> Vec<usize> {
-    let beats = |a: &Point, b: &Point| a.latency_us <= b.latency_us && a.perplexity < b.perplexity;
+    let beats =
+        |a: &Point, b: &Point| a.latency_us <= b.latency_us && a.kl_divergence < b.kl_divergence;
     (0..points.len())
         .filter(|&i| !points.iter().any(|p| beats(p, &points[i])))
         .collect()
@@ -161,7 +162,7 @@ fn summary(base: &Point, chosen: &Point) -> Vec<SummaryRow> {
         row("Time per output token", Unit::Microseconds, &|p| {
             p.latency_us
         }),
-        row("Perplexity", Unit::Plain, &|p| p.perplexity),
+        row("Perplexity", Unit::Plain, &|p| 14.2 * p.kl_divergence.exp()),
         row("Parameters", Unit::Count, &|p| p.parameters as f64),
         row("Size, f32", Unit::Bytes, &|p| p.parameters as f64 * 4.0),
     ]
@@ -187,7 +188,7 @@ fn study() -> Option<Report> {
     });
     let knee = front.iter().copied().min_by(|&a, &b| {
         let cost =
-            |i: usize| evaluations[i].latency_us / 24_200.0 + evaluations[i].perplexity.ln() / 5.0;
+            |i: usize| evaluations[i].latency_us / 24_200.0 + evaluations[i].kl_divergence / 5.0;
         cost(a).total_cmp(&cost(b))
     })?;
     let chosen = evaluations[knee].clone();

@@ -45,7 +45,7 @@ pub fn comparison_figure(curves: &[Curve], latency: &str, loss: &str, most: f64)
     let (unit, symbol) = time_unit(points().map(|p| p.0).fold(0.0, f64::max));
     let x = Scale::linear(points().map(|p| p.0), plot.horizontal());
     let shown = points().map(|p| p.1).filter(|loss| *loss <= most);
-    let y = Scale::linear(shown.chain([0.0]), plot.vertical());
+    let y = Scale::from_zero(shown, plot.vertical());
     let x_name = format!("{latency} ({symbol})");
     let drawn = curves.iter().enumerate().map(|(index, curve)| {
         let visible = || {

@@ -75,8 +75,8 @@ pub struct Point {
     /// The same, measured on the whole network, where that was done. Positive.
     #[serde(default)]
     pub measured_latency_us: Option<f64>,
-    /// Perplexity on the evaluation text. Positive.
-    pub perplexity: f64,
+    /// KL divergence from the full model on the evaluation text, in nats per token. Not negative.
+    pub kl_divergence: f64,
     /// Number of weights.
     pub parameters: u64,
     /// What is left of each layer; as many entries as `Report::full_layers`.
@@ -150,7 +150,7 @@ pub enum Unit {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Better {
-    /// The smaller one: time, size, perplexity.
+    /// The smaller one: time, size, divergence.
     #[default]
     Lower,
     /// The larger one: accuracy.

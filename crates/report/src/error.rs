@@ -9,7 +9,7 @@ pub enum ReportError {
     /// A quantity that has to be a finite number is NaN or infinite.
     #[error("{field} is {value}, not a finite number: leave the entry out of the report")]
     NotFinite {
-        /// Path of the field, as in `evaluations[3].perplexity`.
+        /// Path of the field, as in `evaluations[3].kl_divergence`.
         field: String,
         /// What it holds.
         value: f64,

@@ -6,7 +6,7 @@ use crate::label::{LabelBox, place};
 use crate::layers;
 use crate::markup::Element;
 use crate::points::{Role, facts};
-use crate::scale::{Kind, Scale};
+use crate::scale::Scale;
 use crate::svg::{Axis, Plot, Size, dots, drawing, frame, marker, polyline, px, text, time_unit};
 
 const WIDE: Size = Size {
@@ -112,20 +112,17 @@ fn scatter(points: &[(Role, &Point)], size: Size) -> Element {
     let latencies = points.iter().map(|(_, p)| p.latency_us);
     let (unit, symbol) = time_unit(latencies.clone().fold(0.0, f64::max));
     let x = Scale::linear(latencies, plot.horizontal());
-    let y = Scale::fitted(points.iter().map(|(_, p)| p.perplexity), plot.vertical());
-    let at = |p: &Point| (x.position(p.latency_us), y.position(p.perplexity));
+    let divergences = points.iter().map(|(_, p)| p.kl_divergence);
+    let y = Scale::from_zero(divergences, plot.vertical());
+    let at = |p: &Point| (x.position(p.latency_us), y.position(p.kl_divergence));
     let of = |wanted: Role| points.iter().filter(move |(role, _)| *role == wanted);
     let x_name = format!("Time per output token, predicted ({symbol})");
-    let y_name = match y.kind {
-        Kind::Linear => "Perplexity",
-        Kind::Log => "Perplexity (log scale)",
-    };
     drawing(size)
         .class("scatter")
         .attr("role", "group")
         .attr(
             "aria-label",
-            "Scatter of perplexity against predicted time per output token",
+            "Scatter of KL divergence against predicted time per output token",
         )
         .attr("data-x", x.describe())
         .attr("data-y", y.describe())
@@ -138,7 +135,7 @@ fn scatter(points: &[(Role, &Point)], size: Size) -> Element {
             },
             Axis {
                 scale: y,
-                name: y_name,
+                name: "KL divergence from the full model (nats per token)",
                 unit: 1.0,
             },
         ))
@@ -236,7 +233,7 @@ fn front_table(points: &[(Role, &Point)]) -> Element {
         "Point",
         "Time per token",
         "Measured",
-        "Perplexity",
+        "KL divergence",
         "Parameters",
     ];
     let head = Element::new("tr")
@@ -248,7 +245,7 @@ fn front_table(points: &[(Role, &Point)]) -> Element {
         let cells = [
             format::duration_us(point.latency_us),
             measured,
-            format::significant(point.perplexity),
+            format::significant(point.kl_divergence),
             format::count(point.parameters as f64),
         ];
         Element::new("tr")

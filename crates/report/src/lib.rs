@@ -9,10 +9,10 @@
 //! ```
 //! use lathe_report::{Point, Report, render};
 //!
-//! let point = |label: &str, latency_us, perplexity| Point {
+//! let point = |label: &str, latency_us, kl_divergence| Point {
 //!     label: label.to_owned(),
 //!     latency_us,
-//!     perplexity,
+//!     kl_divergence,
 //!     parameters: 134_515_008,
 //!     ..Point::default()
 //! };

@@ -88,14 +88,14 @@ pub(crate) fn on_chart(report: &Report) -> Vec<(Role, &Point)> {
     points
 }
 
-/// `12.3 ms per token, perplexity 14.2, 98.1 M parameters`.
+/// `12.3 ms per token, 0.52 nats from the full model, 98.1 M parameters`.
 pub(crate) fn facts(point: &Point) -> String {
     let measured = point.measured_latency_us.map(format::duration_us);
     format!(
-        "{} per token predicted{}, perplexity {}, {} parameters",
+        "{} per token predicted{}, {} nats from the full model, {} parameters",
         format::duration_us(point.latency_us),
         measured.map_or(String::new(), |time| format!(", {time} measured")),
-        format::significant(point.perplexity),
+        format::significant(point.kl_divergence),
         format::count(point.parameters as f64),
     )
 }
@@ -118,7 +118,7 @@ struct EmbeddedPoint<'a> {
     label: &'a str,
     facts: String,
     latency_us: f64,
-    perplexity: f64,
+    kl_divergence: f64,
     layers: String,
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn embed(report: &Report, points: &[(Role, &Point)]) -> Result<String
             label: &point.label,
             facts: facts(point),
             latency_us: shortened(point.latency_us),
-            perplexity: shortened(point.perplexity),
+            kl_divergence: shortened(point.kl_divergence),
             layers: shapes.pack(&point.layers),
         })
         .collect();

@@ -49,6 +49,13 @@ impl Scale {
         Self::between(Kind::Linear, low, high, range)
     }
 
+    /// A linear axis from zero over positive `values`.
+    pub(crate) fn from_zero(values: impl Iterator<Item = f64>, range: (f64, f64)) -> Self {
+        let mut scale = Self::linear(values, range);
+        scale.domain.0 = 0.0;
+        scale
+    }
+
     fn between(kind: Kind, low: f64, high: f64, range: (f64, f64)) -> Self {
         let (low, high) = widened(low, high);
         let domain = match kind {

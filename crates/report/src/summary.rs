@@ -54,8 +54,8 @@ fn key_figures(report: &Report) -> Element {
             basis.replace("faster", direction(speed_up)),
         ),
         (
-            format::ratio(chosen.perplexity / base.perplexity),
-            "perplexity".to_owned(),
+            format::significant(chosen.kl_divergence),
+            "nats per token from the full model".to_owned(),
         ),
         (format::percent(kept), "of the parameters kept".to_owned()),
     ];

@@ -25,23 +25,23 @@ pub(crate) fn section(report: &Report) -> Element {
         .child(Element::new("div").class("scroll").child(table(report)))
 }
 
-/// The point of the front with the lowest perplexity among those no slower than `latency_us`.
+/// The point of the front with the lowest divergence among those no slower than `latency_us`.
 fn best_within(report: &Report, latency_us: f64) -> Option<&Point> {
     let front = report.front.iter().map(|&index| &report.evaluations[index]);
     front
         .filter(|point| point.latency_us <= latency_us)
-        .min_by(|a, b| a.perplexity.total_cmp(&b.perplexity))
+        .min_by(|a, b| a.kl_divergence.total_cmp(&b.kl_divergence))
 }
 
 fn table(report: &Report) -> Element {
     let heads = [
         "Uniform",
         "Time per token",
-        "Perplexity",
+        "KL divergence",
         "From the front",
         "Time per token",
-        "Perplexity",
-        "Ratio of perplexity",
+        "KL divergence",
+        "Ratio of divergence",
     ];
     let head = Element::new("tr")
         .children(heads.map(|name| Element::new("th").attr("scope", "col").text(name)));
@@ -59,7 +59,7 @@ fn row(uniform: &Point, found: Option<&Point>) -> Element {
     let numbers = |p: &Point| {
         [
             format::duration_us(p.latency_us),
-            format::significant(p.perplexity),
+            format::significant(p.kl_divergence),
         ]
     };
     let cell = |text: String| Element::new("td").text(text);
@@ -75,5 +75,7 @@ fn row(uniform: &Point, found: Option<&Point>) -> Element {
     };
     row.child(cell(found.label.clone()).class("text"))
         .children(numbers(found).map(cell))
-        .child(cell(format::ratio(found.perplexity / uniform.perplexity)))
+        .child(cell(format::ratio(
+            found.kl_divergence / uniform.kl_divergence,
+        )))
 }

@@ -96,7 +96,7 @@ fn check_point(field: &str, point: &Point, full: &[LayerShape]) -> Result<(), Re
     if let Some(measured) = point.measured_latency_us {
         positive(&format!("{field}.measured_latency_us"), measured)?;
     }
-    positive(&format!("{field}.perplexity"), point.perplexity)?;
+    not_negative(&format!("{field}.kl_divergence"), point.kl_divergence)?;
     if point.layers.len() != full.len() {
         return Err(ReportError::LayerCount {
             field: format!("{field}.layers"),

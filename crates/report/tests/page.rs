@@ -22,12 +22,12 @@ fn layer(kv_heads: usize, width: usize) -> LayerShape {
     }
 }
 
-fn point(label: &str, latency_us: f64, perplexity: f64, layers: [LayerShape; 2]) -> Point {
+fn point(label: &str, latency_us: f64, kl_divergence: f64, layers: [LayerShape; 2]) -> Point {
     Point {
         label: label.to_owned(),
         latency_us,
         measured_latency_us: None,
-        perplexity,
+        kl_divergence,
         parameters: 1_000_000,
         layers: layers.to_vec(),
     }
@@ -49,12 +49,12 @@ fn report(name: &str) -> Report {
             value: name.to_owned(),
         }],
         full_layers: full.to_vec(),
-        base: Some(point(name, 20_000.0, 14.0, full)),
-        chosen: Some(point(name, 10_000.0, 18.0, cut.clone())),
-        uniform: vec![point(name, 12_000.0, 36.0, [layer(3, 768), layer(3, 768)])],
+        base: Some(point(name, 20_000.0, 0.0, full)),
+        chosen: Some(point(name, 10_000.0, 0.25, cut.clone())),
+        uniform: vec![point(name, 12_000.0, 0.9, [layer(3, 768), layer(3, 768)])],
         evaluations: vec![
-            point(name, 10_000.0, 18.0, cut.clone()),
-            point(name, 15_000.0, 90.0, cut),
+            point(name, 10_000.0, 0.25, cut.clone()),
+            point(name, 15_000.0, 1.9, cut),
         ],
         front: vec![0],
         summary: vec![SummaryRow {
@@ -145,7 +145,7 @@ fn the_page_says_what_the_report_says() {
         "2 sub-networks were evaluated; 1 is on the Pareto front",
         "2 of 6 (33.3 %), 1 block removed",
         "Layer 1: mlp removed",
-        "0.500×",
+        "0.278×",
         "error \u{2212}3.8 %",
         "No prefill was measured on whole networks.",
         "±1.0 %",
@@ -232,8 +232,8 @@ fn impossible_numbers_are_refused_by_name() {
     };
     let cases: [(Change, &str); 9] = [
         (
-            |r| r.evaluations[1].perplexity = f64::NAN,
-            "evaluations[1].perplexity is NaN",
+            |r| r.evaluations[1].kl_divergence = f64::NAN,
+            "evaluations[1].kl_divergence is NaN",
         ),
         (
             |r| r.uniform[0].latency_us = 0.0,
@@ -277,7 +277,7 @@ fn impossible_numbers_are_refused_by_name() {
 #[test]
 fn extreme_but_legal_numbers_draw() {
     let mut report = report("study");
-    report.evaluations[0].perplexity = 1e300;
+    report.evaluations[0].kl_divergence = 1e300;
     report.evaluations[1].latency_us = 1e-300;
     report.validation[0].measured_us = f64::MIN_POSITIVE;
     report.coverage[0].median_us = -3.0;

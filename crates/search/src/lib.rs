@@ -42,7 +42,7 @@ mod run;
 mod space;
 mod study;
 
-pub use additive::{AdditiveOptions, AdditivePoint, AdditiveSearch, Choice, additive_front};
+pub use additive::{AdditiveOptions, AdditivePoint, AdditiveSearch, Choice, Costs, additive_front};
 pub use error::SearchError;
 pub use hypervolume::hypervolume_2d;
 pub use nsga2::{NsgaII, NsgaOptions};

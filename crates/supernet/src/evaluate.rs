@@ -32,20 +32,52 @@ pub struct Quality {
     pub kl_divergence: Option<f64>,
 }
 
-impl Quality {
-    fn of(losses: &[f32], kl_divergence: Option<f64>) -> Self {
-        let tokens = losses.len();
-        let mean = losses.iter().map(|l| f64::from(*l)).sum::<f64>() / tokens as f64;
-        let squares = losses.iter().map(|l| (f64::from(*l) - mean).powi(2));
+/// Scores of the tokens so far.
+#[derive(Default)]
+struct Scores {
+    losses: Vec<f32>,
+    /// Sum over tokens, where there is a teacher.
+    divergence: Option<f64>,
+}
+
+impl Scores {
+    /// Takes in one batch: last hidden states after the final norm, of the sub-network and of its
+    /// teacher.
+    fn add(
+        &mut self,
+        subnet: &Subnet<'_>,
+        normed: &[f32],
+        teacher: Option<(&Subnet<'_>, &[f32])>,
+        targets: &[u32],
+    ) {
+        let Some((teacher, of_teacher)) = teacher else {
+            let losses = head::negative_log_likelihood(subnet, normed, targets);
+            self.losses.extend(losses);
+            return;
+        };
+        let scores = head::divergence_and_loss([teacher, subnet], [of_teacher, normed], targets);
+        let divergences = scores.iter().map(|score| f64::from(score.kl_divergence));
+        *self.divergence.get_or_insert_default() += divergences.sum::<f64>();
+        let losses = scores.iter().map(|score| score.negative_log_likelihood);
+        self.losses.extend(losses);
+    }
+
+    fn finish(&self) -> Quality {
+        let tokens = self.losses.len();
+        let losses = || self.losses.iter().map(|loss| f64::from(*loss));
+        let mean = losses().sum::<f64>() / tokens as f64;
+        let squares = losses().map(|loss| (loss - mean).powi(2));
         let variance = squares.sum::<f64>() / (tokens.max(2) - 1) as f64;
-        Self {
+        Quality {
             tokens,
             negative_log_likelihood: mean,
             standard_error: (variance / tokens as f64).sqrt(),
-            kl_divergence,
+            kl_divergence: self.divergence.map(|sum| sum / tokens as f64),
         }
     }
+}
 
+impl Quality {
     /// `exp` of the mean negative log-likelihood.
     pub fn perplexity(&self) -> f64 {
         self.negative_log_likelihood.exp()
@@ -104,20 +136,14 @@ fn score_once(
         }
         head::final_norm(subnet, &x)
     };
-    let mut losses = Vec::new();
-    let mut divergence = 0.0;
+    let mut scores = Scores::default();
     for batch in windows.batches(BATCH_TOKENS) {
         let normed = last_hidden(subnet, &batch);
-        let targets = &batch.targets;
-        losses.extend(head::negative_log_likelihood(subnet, &normed, targets));
-        if let Some(teacher) = teacher {
-            let of_teacher = last_hidden(teacher, &batch);
-            let each = head::kl_divergence(teacher, subnet, &of_teacher, &normed);
-            divergence += each.iter().map(|d| f64::from(*d)).sum::<f64>();
-        }
+        let of_teacher = teacher.map(|teacher| (teacher, last_hidden(teacher, &batch)));
+        let teacher = of_teacher.as_ref().map(|(net, normed)| (*net, &normed[..]));
+        scores.add(subnet, &normed, teacher, &batch.targets);
     }
-    let divergence = teacher.map(|_| divergence / losses.len() as f64);
-    Ok(Quality::of(&losses, divergence))
+    Ok(scores.finish())
 }
 
 impl<'a> Evaluator<'a> {
@@ -173,21 +199,15 @@ impl<'a> Evaluator<'a> {
     }
 
     fn score(&self, subnet: &Subnet<'_>, with_kl: bool) -> Quality {
-        let mut losses = Vec::new();
-        let mut divergence = 0.0;
+        let teacher = self.supernet.full();
+        let mut scores = Scores::default();
         let outputs = self.run(subnet);
         let outputs = self.batches.iter().zip(&self.teacher_normed).zip(outputs);
         for ((batch, teacher_normed), normed) in outputs {
-            let targets = &batch.targets;
-            losses.extend(head::negative_log_likelihood(subnet, &normed, targets));
-            if with_kl {
-                let teacher = self.supernet.full();
-                let each = head::kl_divergence(&teacher, subnet, teacher_normed, &normed);
-                divergence += each.iter().map(|d| f64::from(*d)).sum::<f64>();
-            }
+            let teacher = with_kl.then_some((&teacher, &teacher_normed[..]));
+            scores.add(subnet, &normed, teacher, &batch.targets);
         }
-        let divergence = with_kl.then(|| divergence / losses.len() as f64);
-        Quality::of(&losses, divergence)
+        scores.finish()
     }
 
     /// The sub-network's last hidden states after the final norm, for each batch

@@ -59,7 +59,7 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
             steps.show(label, done, total);
         },
     )?;
-    let options = additive_options(&problem, &scores, default_shares(&prepared.space))?;
+    let options = additive_options(&problem, &scores, &default_shares(&prepared.space))?;
     let first = options.first.clone();
     let mut searcher: Box<dyn Searcher> = match arguments.method {
         Method::Additive => Box::new(AdditiveSearch::new(options, arguments.seed)?),
@@ -109,13 +109,13 @@ fn print(problem: &SubnetProblem<'_>, front: &[Evaluation]) -> anyhow::Result<()
     let knee = knee_point(&points);
     println!(
         "{:>9} {:>9} {:>12} {:>12}",
-        "TTFT ms", "TPOT ms", "perplexity", "parameters"
+        "TTFT ms", "TPOT ms", "KL (nats)", "parameters"
     );
     for (index, evaluation) in front.iter().enumerate() {
         let [ttft_us, tpot_us] = problem.ttft_and_tpot_us(&evaluation.genome);
         let subnet = problem.search_space().decode(&evaluation.genome)?;
         println!(
-            "{:>9.1} {:>9.2} {:>12.2} {:>10.1} M{}",
+            "{:>9.1} {:>9.2} {:>12.4} {:>10.1} M{}",
             ttft_us / 1000.0,
             tpot_us / 1000.0,
             evaluation.objectives[1],

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use lathe_arch::{Precision, SearchSpace};
-use lathe_search::{Evaluation, pareto_front};
+use lathe_search::{Costs, Evaluation, pareto_front};
 use lathe_supernet::{Evaluator, Recovery, Split, TokenWindows, perplexity};
 
 use super::{Comparison, Contender, Method};
@@ -34,10 +34,9 @@ impl Comparison<'_> {
         let mut problem = SubnetProblem::new(&evaluator, space, table, workload, objective)?;
         let label = format!("searching {} for {}", method.name(), objective.name());
         let study = format!("search-{}-{}.db", method.slug(), objective.name());
-        let lowest = self.levels.iter().copied().fold(1.0, f64::min);
         let search = KeptSearch {
             study: &self.folder.join(study),
-            shares: lowest..=1.0,
+            wanted: Costs::At(self.levels.clone()),
             evaluations: self.evaluations,
             seed: self.seed,
         };

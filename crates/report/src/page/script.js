@@ -70,7 +70,7 @@
 
   function connect(svg) {
     const x = scale(svg.dataset.x), y = scale(svg.dataset.y);
-    const places = data.points.map(p => [x(p.latency_us), y(p.perplexity)]);
+    const places = data.points.map(p => [x(p.latency_us), y(p.kl_divergence)]);
     const marks = [...svg.querySelectorAll(".mark")]
       .sort((a, b) => places[a.dataset.point][0] - places[b.dataset.point][0]);
     const order = places.map((_, i) => i).sort((a, b) => places[a][0] - places[b][0]);

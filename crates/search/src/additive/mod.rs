@@ -5,4 +5,4 @@ mod model;
 mod search;
 
 pub use front::{AdditivePoint, Choice, additive_front};
-pub use search::{AdditiveOptions, AdditiveSearch};
+pub use search::{AdditiveOptions, AdditiveSearch, Costs};

@@ -146,21 +146,29 @@ impl Divergence {
     }
 }
 
-/// `KL(teacher || student)` at each position, in nats. Both inputs passed their final norm.
-pub(crate) fn kl_divergence(
-    teacher_net: &Subnet<'_>,
-    subnet: &Subnet<'_>,
-    teacher_normed: &[f32],
-    student_normed: &[f32],
-) -> Vec<f32> {
-    let hidden = subnet.supernet().model().hidden_size;
+/// What one position says of a sub-network, in nats.
+#[derive(Clone, Copy)]
+pub(crate) struct Score {
+    /// `KL(teacher || student)`.
+    pub kl_divergence: f32,
+    /// Of the target, by the student.
+    pub negative_log_likelihood: f32,
+}
+
+/// Divergence from the teacher and loss at each position, from one pass over the logits of both.
+/// Both inputs passed their final norm.
+pub(crate) fn divergence_and_loss(
+    [teacher_net, subnet]: [&Subnet<'_>; 2],
+    [teacher_normed, student_normed]: [&[f32]; 2],
+    targets: &[u32],
+) -> Vec<Score> {
     let arch = Arch::new();
-    let positions = student_normed.len() / hidden;
+    let positions = targets.len();
     let teacher_normed = rounded(teacher_net, teacher_normed);
     let student_normed = rounded(subnet, student_normed);
     let mut teacher = vec![0.0; positions * SLICE];
     let mut student = teacher.clone();
-    let mut rows = vec![Divergence::NONE; positions];
+    let mut rows = vec![(Divergence::NONE, 0.0f32); positions];
     slices(subnet, |first, count| {
         let teacher = &mut teacher[..positions * count];
         let student = &mut student[..positions * count];
@@ -169,11 +177,18 @@ pub(crate) fn kl_divergence(
         let both = teacher
             .par_chunks_exact(count)
             .zip(student.par_chunks_exact(count));
-        both.zip(&mut rows).for_each(|((teacher, student), row)| {
+        let each = both.zip(targets).zip(&mut rows);
+        each.for_each(|(((teacher, student), target), (row, of_target))| {
             row.add(arch.dispatch(|| slice_divergence(teacher, student)));
+            let target = (*target as usize).wrapping_sub(first);
+            *of_target = student.get(target).copied().unwrap_or(*of_target);
         });
     });
-    rows.iter().map(Divergence::nats).collect()
+    let score = |(row, of_target): (Divergence, f32)| Score {
+        kl_divergence: row.nats(),
+        negative_log_likelihood: (row.student_total - f64::from(of_target)) as f32,
+    };
+    rows.into_iter().map(score).collect()
 }
 
 #[inline(always)]
