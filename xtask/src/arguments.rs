@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lathe_arch::{Granularity, Precision, Workload};
+use lathe_arch::{Granularity, Precision, SpaceSpec, Workload};
 use lathe_compress::{LatencyObjective, MmluForm};
 use lathe_supernet::{Importance, Recovery};
 
@@ -312,6 +312,31 @@ pub enum Method {
     Random,
 }
 
+/// Sizes of blocks among which a search chooses.
+#[derive(Args)]
+pub struct SizeArguments {
+    /// Query heads that may be kept in each KV group [default: the model's, all]
+    #[arg(long, value_delimiter = ',', value_name = "N,N")]
+    pub heads_per_group: Vec<usize>,
+    /// What is chosen at once: layer (each layer by itself) or uniform (all alike) [default: the model's, layer]
+    #[arg(long, value_name = "WHAT")]
+    pub granularity: Option<Granularity>,
+}
+
+impl SizeArguments {
+    /// The model's own choices but for those that were given.
+    pub fn among(&self, own: &SpaceSpec) -> SpaceSpec {
+        let mut choices = own.clone();
+        if !self.heads_per_group.is_empty() {
+            choices.heads_per_group = self.heads_per_group.clone();
+        }
+        if let Some(granularity) = self.granularity {
+            choices.granularity = granularity;
+        }
+        choices
+    }
+}
+
 #[derive(Args)]
 pub struct Search {
     #[command(flatten)]
@@ -340,12 +365,8 @@ pub struct Search {
     /// Precisions that blocks and LM head may have [default: the model's, f32]
     #[arg(long, value_delimiter = ',', value_name = "P,P")]
     pub precision: Vec<Precision>,
-    /// Query heads that may be kept in each KV group [default: the model's, all]
-    #[arg(long, value_delimiter = ',', value_name = "N,N")]
-    pub heads_per_group: Vec<usize>,
-    /// What is chosen at once: layer (each layer by itself) or uniform (all alike) [default: the model's, layer]
-    #[arg(long, value_name = "WHAT")]
-    pub granularity: Option<Granularity>,
+    #[command(flatten)]
+    pub sizes: SizeArguments,
     /// Which latency is minimised: tpot, ttft or total
     #[arg(long, default_value = "tpot", value_name = "WHICH")]
     pub latency: LatencyObjective,
@@ -383,6 +404,8 @@ pub struct Compare {
     /// Precisions that a second search chooses among; f32 for structure alone [default: the table's]
     #[arg(long, value_delimiter = ',', value_name = "P,P")]
     pub precision: Vec<Precision>,
+    #[command(flatten)]
+    pub sizes: SizeArguments,
     /// Shares of the full model's latency
     #[arg(
         long,

@@ -20,7 +20,8 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
     let mut steps = Steps::new();
     // A damaged table is told before the long preparation.
     LatencyTable::load(&arguments.table)?;
-    let prepared = context::prepare(&cache, &arguments.model, &arguments.out, &mut steps)?;
+    let mut prepared = context::prepare(&cache, &arguments.model, &arguments.out, &mut steps)?;
+    prepared.choose_among(arguments.sizes.among(prepared.choices()))?;
     let table = context::table_for(&arguments.table, &prepared)?;
     let agent = match arguments.no_measure {
         true => None,

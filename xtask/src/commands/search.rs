@@ -20,16 +20,10 @@ pub const SPACE: &str = "space.json";
 
 /// The model's own choices but for those that were given.
 fn choices(arguments: &Search, own: &SpaceSpec) -> SpaceSpec {
-    let mut choices = own.clone();
+    let mut choices = arguments.sizes.among(own);
     if !arguments.precision.is_empty() {
         choices.precision = arguments.precision.clone();
         choices.precision.sort_by_key(|precision| precision.bits());
-    }
-    if !arguments.heads_per_group.is_empty() {
-        choices.heads_per_group = arguments.heads_per_group.clone();
-    }
-    if let Some(granularity) = arguments.granularity {
-        choices.granularity = granularity;
     }
     choices
 }
