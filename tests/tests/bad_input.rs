@@ -28,6 +28,13 @@ fn names_that_do_not_exist_are_answered_with_those_that_do() {
     );
     let message = desk.fails(&["predict", "--table", "t", "--workload", "12"]);
     assert!(message.contains("128+128"), "{message}");
+    for command in [&["search", "--study", "s"][..], &["compare"]] {
+        let message = desk.fails(&[command, &["--table", "t", "--levels", "0.8,1.5"]].concat());
+        assert!(
+            message.contains("--levels") && message.contains("1.5"),
+            "{message}"
+        );
+    }
     let model = desk.model();
     let outside = ["profile", "--model", &model, "--prompt", "8", "--out"];
     let message = desk.fails(&[&outside[..], &[&desk.text("table.yaml")]].concat());

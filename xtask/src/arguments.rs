@@ -370,6 +370,9 @@ pub struct Search {
     /// Which latency is minimised: tpot, ttft or total
     #[arg(long, default_value = "tpot", value_name = "WHICH")]
     pub latency: LatencyObjective,
+    /// Shares of the full model's latency to spend the evaluations on, additive method only [default: the whole front]
+    #[arg(long, value_delimiter = ',', value_name = "SHARE", value_parser = share)]
+    pub levels: Vec<f64>,
     /// Tokens of prompt and generation
     #[arg(long, default_value = "128+64", value_name = "P+G")]
     pub workload: Workload,
@@ -411,7 +414,8 @@ pub struct Compare {
         long,
         value_delimiter = ',',
         default_value = "0.9,0.8,0.7,0.6,0.5",
-        value_name = "SHARE"
+        value_name = "SHARE",
+        value_parser = share
     )]
     pub levels: Vec<f64>,
     /// Evaluations of each search
@@ -498,4 +502,14 @@ pub struct Test {
     /// Arguments for `cargo test`
     #[arg(last = true)]
     pub rest: Vec<String>,
+}
+
+/// A share of the full model's latency.
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if share > 0.0 && share <= 1.0 {
+        Ok(share)
+    } else {
+        Err("expected more than 0 and at most 1".to_owned())
+    }
 }

@@ -13,9 +13,6 @@ use crate::progress::Steps;
 const NETWORK_ROUNDS: usize = 2;
 
 pub fn run(arguments: &Compare) -> anyhow::Result<()> {
-    if let Some(level) = arguments.levels.iter().find(|l| !(**l > 0.0 && **l <= 1.0)) {
-        anyhow::bail!("--levels has {level}, expected shares of more than 0 and at most 1");
-    }
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
     // A damaged table is told before the long preparation.

@@ -5,7 +5,7 @@ use lathe_compress::{
 use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
 use lathe_search::{
-    AdditiveSearch, Evaluation, NsgaII, NsgaOptions, Problem, RandomSearch, Searcher, Study,
+    AdditiveSearch, Costs, Evaluation, NsgaII, NsgaOptions, Problem, RandomSearch, Searcher, Study,
     StudyHeader, knee_point, pareto_front,
 };
 use lathe_supernet::{Evaluator, Split};
@@ -29,6 +29,10 @@ fn choices(arguments: &Search, own: &SpaceSpec) -> SpaceSpec {
 }
 
 pub fn run(arguments: &Search) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        arguments.levels.is_empty() || arguments.method == Method::Additive,
+        "--levels is an option of --method additive"
+    );
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
     // A damaged table is told before the long preparation.
@@ -53,7 +57,11 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
             steps.show(label, done, total);
         },
     )?;
-    let options = additive_options(&problem, &scores, &default_shares(&prepared.space))?;
+    let wanted = match &arguments.levels[..] {
+        [] => default_shares(&prepared.space),
+        levels => Costs::At(levels.to_vec()),
+    };
+    let options = additive_options(&problem, &scores, &wanted)?;
     let first = options.first.clone();
     let mut searcher: Box<dyn Searcher> = match arguments.method {
         Method::Additive => Box::new(AdditiveSearch::new(options, arguments.seed)?),
