@@ -133,12 +133,13 @@ fn local_search(c: &mut Criterion) {
         vocab_size: 4096,
         ..ModelConfig::smollm2_135m()
     });
-    let walk = neighbours(supernet.model(), 24);
+    let windows = windows.up_to(256);
+    let walk = neighbours(supernet.model(), 16);
     let cuts = walk
         .iter()
         .map(|config| supernet.cut(config).expect("it fits"));
     let cuts: Vec<_> = cuts.collect();
-    let mut group = c.benchmark_group("24 neighbours, 30 layers");
+    let mut group = c.benchmark_group("16 neighbours, 30 layers");
     group.sample_size(10);
     group.bench_function("each from its first layer", |b| {
         b.iter(|| -> f64 {

@@ -16,7 +16,7 @@ use crate::supernet::Supernet;
 use crate::text::{Batch, TokenWindows};
 
 /// Tokens run together: bounds the memory of the activations.
-const BATCH_TOKENS: usize = 2048;
+const BATCH_TOKENS: usize = 1024;
 
 /// How well a sub-network predicts a text.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
