@@ -446,10 +446,8 @@ impl FinalStep<'_> {
                 break;
             }
             limit_us *= 1.01 * chosen_us / uniform_us;
-            let candidates = self.uniform_candidates(limit_us)?;
-            let same = candidates
-                .into_iter()
-                .find(|other| other.kv_heads == uniform.kv_heads);
+            let mut candidates = self.uniform_candidates(limit_us).into_iter();
+            let same = candidates.find(|other| other.kv_heads == uniform.kv_heads);
             let Some(wider) = same else { break };
             uniform = wider;
             self.export(UNIFORM, &uniform.subnet)?;
@@ -458,7 +456,7 @@ impl FinalStep<'_> {
         self.summarise(base, chosen, &uniform, measured, perplexity, progress)
     }
 
-    fn uniform_candidates(&self, limit_us: f64) -> anyhow::Result<Vec<UniformPruning>> {
+    fn uniform_candidates(&self, limit_us: f64) -> Vec<UniformPruning> {
         uniform_prunings(self.model(), self.table, &self.job.workload, limit_us)
     }
 
@@ -503,7 +501,7 @@ impl FinalStep<'_> {
         progress: Progress<'_>,
     ) -> anyhow::Result<UniformPruning> {
         progress("scoring uniform prunings", 0, 1);
-        let candidates = self.uniform_candidates(limit_us)?;
+        let candidates = self.uniform_candidates(limit_us);
         let mut best: Option<(f64, UniformPruning)> = None;
         for candidate in candidates {
             let score = perplexity(&candidate.subnet)?;
@@ -511,7 +509,9 @@ impl FinalStep<'_> {
                 best = Some((score, candidate));
             }
         }
-        let (_, best) = best.context("there is no uniform pruning to compare with")?;
+        let (_, best) = best.with_context(|| {
+            format!("no uniform pruning is as slow as {limit_us:.0} us per token")
+        })?;
         self.export(UNIFORM, &best.subnet)?;
         Ok(best)
     }
