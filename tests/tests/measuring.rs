@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use lathe_arch::{Precision, SubnetConfig};
 use lathe_latency::{LatencyTable, Placement};
@@ -13,14 +13,13 @@ use lathe_tests::{Desk, short_profile};
 #[cfg(unix)]
 #[test]
 fn ctrl_c_keeps_what_is_finished() {
-    use std::time::{Duration, Instant};
     let desk = Desk::with_text();
     let (model, table) = (desk.model(), desk.text("table.yaml"));
     let journal = desk.path("table.samples.jsonl");
     let arguments = short_profile(&model, &table, "f32");
     let mut child = desk
         .command(&arguments)
-        .stderr(std::process::Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let lines = || fs::read_to_string(&journal).map_or(0, |text| text.lines().count());
@@ -48,7 +47,6 @@ fn ctrl_c_keeps_what_is_finished() {
 #[cfg(unix)]
 #[test]
 fn a_killed_profile_ends_with_the_same_coverage() {
-    use std::time::Duration;
     let desk = Desk::with_text();
     let model = desk.model();
     let whole = desk.text("whole.yaml");
@@ -59,8 +57,8 @@ fn a_killed_profile_ends_with_the_same_coverage() {
     for milliseconds in [150, 700, 1900] {
         let mut child = desk
             .command(&again)
-            .stderr(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
             .spawn()
             .unwrap();
         std::thread::sleep(Duration::from_millis(milliseconds));
@@ -207,7 +205,7 @@ fn validation_names_every_predictor_and_the_noise_floor() {
 }
 
 /// Keeps every processor busy while it lives.
-struct Hogs(Vec<std::process::Child>);
+struct Hogs(Vec<Child>);
 
 impl Hogs {
     fn new() -> Self {
@@ -241,15 +239,15 @@ fn visits_that_other_work_disturbs_are_thrown_away() {
     let hogs = Hogs::new();
     let mut child = desk
         .command(&arguments)
-        .stderr(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
         .spawn()
         .unwrap();
     let is_thrown_away = |line: &str| line.contains("waited for a processor");
     let journal = || fs::read_to_string(desk.path("table.samples.jsonl")).unwrap_or_default();
-    let clock = std::time::Instant::now();
+    let clock = Instant::now();
     while !journal().lines().any(is_thrown_away) && clock.elapsed().as_secs() < 60 {
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     drop(hogs);
     assert!(child.wait().unwrap().success());

@@ -16,6 +16,7 @@ use lathe_search::{
 use lathe_supernet::{Evaluator, SupernetError};
 
 use crate::first::first_genomes;
+use crate::problem::divergence;
 use crate::{Progress, SubnetProblem};
 
 /// Sub-networks are recommended at multiples of one part in this many of the full model's latency.
@@ -56,8 +57,7 @@ impl Problem for OneBlock<'_> {
     fn evaluate(&mut self, genome: &Genome) -> Result<Vec<f64>, SupernetError> {
         let config = self.problem.search_space().decode(genome)?;
         let subnet = self.evaluator.supernet().cut(&config)?;
-        let quality = self.evaluator.perplexity_and_kl(&subnet);
-        Ok(vec![quality.kl_divergence.unwrap_or(0.0)])
+        Ok(vec![divergence(self.evaluator, &subnet)])
     }
 }
 

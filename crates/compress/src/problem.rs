@@ -5,7 +5,7 @@ use std::str::FromStr;
 use lathe_arch::{ModelConfig, SearchSpace, Workload};
 use lathe_latency::{LatencyTable, Prediction, SpacePrices};
 use lathe_search::{Genome, Problem, Space};
-use lathe_supernet::{Evaluator, Supernet, SupernetError};
+use lathe_supernet::{Evaluator, Subnet, Supernet, SupernetError};
 use serde::{Deserialize, Serialize};
 
 /// Which predicted latency is minimised.
@@ -53,7 +53,8 @@ impl FromStr for LatencyObjective {
     }
 }
 
-/// Predicted latency against KL divergence from the full model, over the sub-networks of one super-network.
+/// Predicted latency against KL divergence from the full model, over the sub-networks of one
+/// super-network.
 pub struct SubnetProblem<'a> {
     evaluator: &'a Evaluator<'a>,
     search_space: SearchSpace,
@@ -143,12 +144,23 @@ impl Problem for SubnetProblem<'_> {
     fn evaluate(&mut self, genome: &Genome) -> Result<Vec<f64>, SupernetError> {
         let config = self.search_space.decode(genome)?;
         let subnet = self.evaluator.supernet().cut(&config)?;
-        let divergence = self.evaluator.perplexity_and_kl(&subnet).kl_divergence;
-        // Beyond this a sub-network is as useless as any other, and an infinity would stop the
-        // search.
-        let divergence = divergence.map_or(MAX_DIVERGENCE, |kl| kl.min(MAX_DIVERGENCE));
-        Ok(vec![self.latency_us(genome), divergence])
+        Ok(vec![
+            self.latency_us(genome),
+            divergence(self.evaluator, &subnet),
+        ])
     }
+}
+
+/// KL divergence of a sub-network from the full model in nats, at most [`MAX_DIVERGENCE`]: beyond it
+/// one is as useless as any other, and infinity or NaN would stop a search.
+pub(crate) fn divergence(evaluator: &Evaluator<'_>, subnet: &Subnet<'_>) -> f64 {
+    let divergence = evaluator.perplexity_and_kl(subnet).kl_divergence;
+    divergence.map_or(MAX_DIVERGENCE, capped)
+}
+
+/// NaN counts as the most.
+fn capped(divergence: f64) -> f64 {
+    divergence.min(MAX_DIVERGENCE)
 }
 
 /// Divergences are capped here, in nats.
@@ -164,4 +176,17 @@ fn table_digest(table: &LatencyTable) -> u64 {
     bits.fold(0xcbf2_9ce4_8422_2325, |hash, bits| {
         (hash ^ bits).wrapping_mul(0x0000_0100_0000_01b3)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_network_is_as_far_as_can_be() {
+        assert_eq!(capped(0.5), 0.5);
+        for broken in [f64::NAN, f64::INFINITY] {
+            assert_eq!(capped(broken), MAX_DIVERGENCE);
+        }
+    }
 }

@@ -17,6 +17,7 @@ use lathe_supernet::{Evaluator, Importance, Recovery, Split};
 use serde::{Deserialize, Serialize};
 
 use crate::artefact::{cached, write_json, write_yaml};
+use crate::problem::divergence;
 use crate::search::KeptSearch;
 use crate::{
     BlockScores, LatencyObjective, Preparation, Prepared, Progress, StudyReport, SubnetProblem,
@@ -554,8 +555,7 @@ impl FinalStep<'_> {
                 perplexity: perplexity(subnet)?,
                 search_kl_divergence: {
                     let cut = self.prepared.supernet.cut(subnet)?;
-                    let quality = self.search.perplexity_and_kl(&cut);
-                    quality.kl_divergence.unwrap_or(0.0)
+                    divergence(self.search, &cut)
                 },
             });
         }

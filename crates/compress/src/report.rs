@@ -15,7 +15,7 @@ use crate::{PhaseValidation, PrecisionValidation, Summary, Validation};
 
 /// Sub-networks further than this from the full model, in nats, are left out of the picture, where
 /// they would only squeeze the rest.
-const MAX_DIVERGENCE: f64 = 3.0;
+const FURTHEST_SHOWN: f64 = 3.0;
 
 /// What a page is made of.
 pub struct StudyReport<'a> {
@@ -48,7 +48,7 @@ impl StudyReport<'_> {
         let all = self.study.evaluations();
         let shown: Vec<&Evaluation> = all
             .iter()
-            .filter(|e| e.objectives[1] <= MAX_DIVERGENCE)
+            .filter(|e| e.objectives[1] <= FURTHEST_SHOWN)
             .collect();
         let front = pareto_front(all);
         let is_on_front = |e: &&Evaluation| front.iter().any(|member| member == *e);

@@ -73,9 +73,12 @@ fn row(uniform: &Point, found: Option<&Point>) -> Element {
                 .attr("colspan", 4),
         );
     };
+    let ratio = match uniform.kl_divergence {
+        // The full model itself.
+        0.0 => "–".to_owned(),
+        divergence => format::ratio(found.kl_divergence / divergence),
+    };
     row.child(cell(found.label.clone()).class("text"))
         .children(numbers(found).map(cell))
-        .child(cell(format::ratio(
-            found.kl_divergence / uniform.kl_divergence,
-        )))
+        .child(cell(ratio))
 }

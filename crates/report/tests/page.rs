@@ -277,8 +277,10 @@ fn impossible_numbers_are_refused_by_name() {
 #[test]
 fn extreme_but_legal_numbers_draw() {
     let mut report = report("study");
-    report.evaluations[0].kl_divergence = 1e300;
     report.evaluations[1].latency_us = 1e-300;
+    report.uniform[0].kl_divergence = 0.0;
+    report.evaluations[0].kl_divergence = 0.0;
+    report.base.as_mut().unwrap().kl_divergence = 1e300;
     report.validation[0].measured_us = f64::MIN_POSITIVE;
     report.coverage[0].median_us = -3.0;
     let page = render(&report).unwrap();

@@ -140,9 +140,11 @@ impl Divergence {
         self.student_total = log_add_exp(self.student_total, slice.student_total);
     }
 
-    /// Rounding can leave a tiny negative number where the two rows are equal.
+    /// Rounding can leave a tiny negative number where the two rows are equal. NaN stays NaN: a
+    /// broken network is not one without divergence.
     fn nats(&self) -> f32 {
-        (self.difference - self.teacher_total + self.student_total).max(0.0) as f32
+        let nats = self.difference - self.teacher_total + self.student_total;
+        if nats < 0.0 { 0.0 } else { nats as f32 }
     }
 }
 
@@ -239,5 +241,9 @@ mod tests {
         let mut same = Divergence::NONE;
         same.add(slice_divergence(&teacher, &teacher));
         assert_eq!(same.nats(), 0.0);
+        let mut broken = Divergence::NONE;
+        broken.add(slice_divergence(&teacher, &[f32::NAN; 200]));
+        broken.add(slice_divergence(&teacher, &student));
+        assert!(broken.nats().is_nan());
     }
 }
