@@ -6,6 +6,7 @@ use std::process::Command;
 
 use lathe_arch::{MlpConfig, SubnetConfig};
 use lathe_latency::LatencyTable;
+use lathe_search::{Study, StudyHeader};
 use lathe_tests::Desk;
 
 #[test]
@@ -127,6 +128,25 @@ fn damaged_files_are_named_with_their_field() {
         .concat(),
     );
     assert!(message.contains("study.db"), "{message}");
+    // A study of something else.
+    let study = desk.path("other.db");
+    let header = StudyHeader {
+        problem: "another".to_owned(),
+        cardinalities: vec![2],
+        objectives: vec!["latency_us".to_owned(), "perplexity".to_owned()],
+        method: "random".to_owned(),
+        options: String::new(),
+        seed: 1,
+    };
+    drop(Study::open_or_create(&study, &header, false).unwrap());
+    let (study, page) = (desk.text("other.db"), desk.text("page.html"));
+    let message = desk.fails(&[
+        "report", "--study", &study, "--table", &table, "--out", &page,
+    ]);
+    assert!(
+        message.contains("perplexity") && message.contains("kl_divergence"),
+        "{message}"
+    );
     // A model that is none.
     let gguf = write("model.gguf", "GGUF\u{3}\0\0\0");
     let message = desk.fails(&["evaluate", "--model", &gguf]);

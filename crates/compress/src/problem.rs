@@ -53,6 +53,9 @@ impl FromStr for LatencyObjective {
     }
 }
 
+/// What a search minimises.
+pub(crate) const OBJECTIVES: [&str; 2] = ["latency_us", "kl_divergence"];
+
 /// Predicted latency against KL divergence from the full model, over the sub-networks of one
 /// super-network.
 pub struct SubnetProblem<'a> {
@@ -134,7 +137,7 @@ impl Problem for SubnetProblem<'_> {
     }
 
     fn objective_names(&self) -> &[&'static str] {
-        &["latency_us", "kl_divergence"]
+        &OBJECTIVES
     }
 
     fn fingerprint(&self) -> String {

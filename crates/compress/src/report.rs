@@ -10,6 +10,7 @@ use lathe_report::{
 };
 use lathe_search::{Evaluation, Study, pareto_front};
 
+use crate::problem::OBJECTIVES;
 use crate::quickstart::SummaryNetwork;
 use crate::{PhaseValidation, PrecisionValidation, Summary, Validation};
 
@@ -44,6 +45,13 @@ impl StudyReport<'_> {
     }
 
     fn page(&self) -> anyhow::Result<Report> {
+        let objectives = &self.study.header().objectives;
+        anyhow::ensure!(
+            *objectives == OBJECTIVES,
+            "the study minimises {}, a report shows {}: search again with another --study",
+            objectives.join(" and "),
+            OBJECTIVES.join(" and "),
+        );
         let model = &self.table.model.dimensions;
         let all = self.study.evaluations();
         let shown: Vec<&Evaluation> = all
