@@ -95,6 +95,12 @@ fn damaged_files_are_named_with_their_field() {
         message.contains("wide.yaml") && message.contains("layers[1].mlp"),
         "{message}"
     );
+    // Whoever mistypes does not wait for a calibration first.
+    let message = desk.fails(&["evaluate", "--model", &model, "--subnet", &wide]);
+    assert!(
+        message.contains("layers[1].mlp") && !message.contains("reading the checkpoint"),
+        "{message}"
+    );
     let none = write(
         "none.yaml",
         "version: 1\nmodel: m\nlayers:\n- attention: 3\n",

@@ -9,6 +9,7 @@ use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{AgentCommand, DeviceSpec, find_agent};
 use lathe_supernet::Recovery;
+use lathe_supernet::checkpoint::read_config;
 
 use crate::arguments::{DeviceArguments, ModelArguments};
 use crate::progress::Steps;
@@ -137,12 +138,12 @@ pub fn prepare_network(
     steps: &mut Steps,
 ) -> anyhow::Result<(lathe_compress::Prepared, SubnetConfig)> {
     let folder = model_folder(cache, &arguments.model);
-    if let Some(path) = subnet {
-        let prepared = prepare(cache, arguments, &folder, steps)?;
-        let subnet = lathe_compress::read_subnet(path, prepared.model())?;
-        return Ok((prepared, subnet));
-    }
     let spec = ModelSpec::find(&arguments.model)?;
+    if let Some(path) = subnet {
+        // A mistake in the file is told before the long preparation.
+        let subnet = lathe_compress::read_subnet(path, &read_config(&spec.fetch(cache)?)?)?;
+        return Ok((prepare(cache, arguments, &folder, steps)?, subnet));
+    }
     let text = lathe_compress::load_text(cache, arguments.text.as_deref())?;
     let progress = &mut |label: &str, done, total| steps.show(label, done, total);
     let prepared = lathe_compress::Prepared::unpruned(&spec, cache, text, &folder, progress)?;
@@ -150,15 +151,16 @@ pub fn prepare_network(
     Ok((prepared, full))
 }
 
-/// A table of the model's dimensions.
-pub fn table_for(path: &Path, prepared: &lathe_compress::Prepared) -> anyhow::Result<LatencyTable> {
+/// A table of the model's dimensions, read before the long preparation of the model.
+pub fn table_for(cache: &Cache, model: &str, path: &Path) -> anyhow::Result<LatencyTable> {
     let table = LatencyTable::load(path)?;
+    let spec = ModelSpec::find(model)?;
     anyhow::ensure!(
-        table.model.dimensions == *prepared.model(),
+        table.model.dimensions == read_config(&spec.fetch(cache)?)?,
         "{}: the table is of model `{}`, which has other dimensions than `{}`",
         path.display(),
         table.model.name,
-        prepared.name
+        spec.name
     );
     Ok(table)
 }

@@ -15,11 +15,9 @@ const NETWORK_ROUNDS: usize = 2;
 pub fn run(arguments: &Compare) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
-    // A damaged table is told before the long preparation.
-    LatencyTable::load(&arguments.table)?;
+    let table = context::table_for(&cache, &arguments.model.model, &arguments.table)?;
     let mut prepared = context::prepare(&cache, &arguments.model, &arguments.out, &mut steps)?;
     prepared.choose_among(arguments.sizes.among(prepared.choices()))?;
-    let table = context::table_for(&arguments.table, &prepared)?;
     let agent = match arguments.no_measure {
         true => None,
         false => Some(context::agent(&cache, &arguments.device)?),

@@ -15,30 +15,32 @@ use crate::progress::Steps;
 pub fn run(arguments: &Evaluate) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
+    // A mistake in the questions is told before the long preparation.
+    let questions = match &arguments.task {
+        Task::Perplexity | Task::Kl => None,
+        Task::Mmlu(form) => Some(lathe_compress::mmlu(&cache, *form)?),
+        Task::Questions(path) => Some(lathe_compress::questions(path)?),
+    };
     let subnet = arguments.subnet.as_deref();
     let (prepared, subnet) =
         context::prepare_network(&cache, &arguments.model, subnet, &mut steps)?;
     let cut = prepared.supernet.cut(&subnet)?;
-    let questions = match &arguments.task {
-        Task::Perplexity => return text(arguments, &prepared, &cut, false, steps),
-        Task::Kl => return text(arguments, &prepared, &cut, true, steps),
-        Task::Mmlu(form) => lathe_compress::mmlu(&cache, *form)?,
-        Task::Questions(path) => lathe_compress::questions(path)?,
-    };
-    choice(arguments, &prepared, &cut, &questions, steps)
+    match questions {
+        None => text(arguments, &prepared, &cut, steps),
+        Some(questions) => choice(arguments, &prepared, &cut, &questions, steps),
+    }
 }
 
 fn text(
     arguments: &Evaluate,
     prepared: &Prepared,
     cut: &Subnet<'_>,
-    with_kl: bool,
     mut steps: Steps,
 ) -> anyhow::Result<()> {
     let windows = prepared.windows(Split::Test, arguments.tokens)?;
     let clock = Instant::now();
     steps.show("scoring", 0, 1);
-    let quality = if with_kl {
+    let quality = if arguments.task == Task::Kl {
         perplexity_and_kl(cut, &windows)?
     } else {
         perplexity(cut, &windows)?

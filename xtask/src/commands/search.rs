@@ -3,7 +3,6 @@ use lathe_compress::{
     BlockScores, SubnetProblem, additive_options, default_shares, write_front, write_json,
 };
 use lathe_fetch::Cache;
-use lathe_latency::LatencyTable;
 use lathe_search::{
     AdditiveSearch, Costs, Evaluation, NsgaII, NsgaOptions, Problem, RandomSearch, Searcher, Study,
     StudyHeader, knee_point, pareto_front,
@@ -35,12 +34,10 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     );
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
-    // A damaged table is told before the long preparation.
-    LatencyTable::load(&arguments.table)?;
+    let table = context::table_for(&cache, &arguments.model.model, &arguments.table)?;
     let folder = context::folder_of(&arguments.study);
     let mut prepared = context::prepare(&cache, &arguments.model, folder, &mut steps)?;
     prepared.choose_among(choices(arguments, prepared.choices()))?;
-    let table = context::table_for(&arguments.table, &prepared)?;
     let windows = prepared.windows(Split::Search, arguments.tokens)?;
     steps.show("running the full model on the search text", 0, 1);
     let evaluator = Evaluator::new(&prepared.supernet, &windows)?;
