@@ -95,6 +95,14 @@ fn damaged_files_are_named_with_their_field() {
         message.contains("wide.yaml") && message.contains("layers[1].mlp"),
         "{message}"
     );
+    // Files without an end are not read to it.
+    for endless in [
+        vec!["predict", "--table", "/dev/zero"],
+        vec!["predict", "--table", &table, "--subnet", "/dev/zero"],
+    ] {
+        let message = desk.fails(&endless);
+        assert!(message.contains("/dev/zero: more than"), "{message}");
+    }
     // Whoever mistypes does not wait for a calibration first.
     let message = desk.fails(&["evaluate", "--model", &model, "--subnet", &wide]);
     assert!(

@@ -1,7 +1,7 @@
 //! Files that commands leave behind, written atomically.
 
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::Context;
@@ -21,13 +21,16 @@ const MAX_SUBNET_BYTES: u64 = 16 << 20;
 /// Names the file, and the line or the field that is wrong.
 pub fn read_subnet(path: &Path, model: &ModelConfig) -> anyhow::Result<SubnetConfig> {
     let name = || path.display().to_string();
-    let len = fs::metadata(path).with_context(name)?.len();
+    // Bounded while it is read: a pipe or a device has no length that could be asked for.
+    let mut text = String::new();
+    let file = File::open(path).with_context(name)?;
+    let mut file = file.take(MAX_SUBNET_BYTES + 1);
+    file.read_to_string(&mut text).with_context(name)?;
     anyhow::ensure!(
-        len <= MAX_SUBNET_BYTES,
-        "{}: {len} bytes, at most {MAX_SUBNET_BYTES} are read",
+        text.len() as u64 <= MAX_SUBNET_BYTES,
+        "{}: more than the {MAX_SUBNET_BYTES} bytes that are read at most",
         name()
     );
-    let text = fs::read_to_string(path).with_context(name)?;
     // An exported manifest also lists the kept units, which the order implies.
     let mut value: serde_yaml::Value = serde_yaml::from_str(&text).with_context(name)?;
     let kept = value

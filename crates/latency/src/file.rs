@@ -1,7 +1,7 @@
 //! Tables on disk.
 
-use std::fs;
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use crate::{LatencyError, LatencyTable};
@@ -23,12 +23,15 @@ impl LatencyTable {
             path: path.to_owned(),
             message,
         };
-        let len = fs::metadata(path).map_err(io)?.len();
-        if len > MAX_TABLE_BYTES {
-            let message = format!("{len} bytes, at most {MAX_TABLE_BYTES} are read");
+        // Bounded while it is read: a pipe or a device has no length that could be asked for.
+        let mut text = String::new();
+        let file = File::open(path).map_err(io)?;
+        let mut file = file.take(MAX_TABLE_BYTES + 1);
+        file.read_to_string(&mut text).map_err(io)?;
+        if text.len() as u64 > MAX_TABLE_BYTES {
+            let message = format!("more than the {MAX_TABLE_BYTES} bytes that are read at most");
             return Err(format(message));
         }
-        let text = fs::read_to_string(path).map_err(io)?;
         let table: Self = serde_yaml::from_str(&text).map_err(|e| format(e.to_string()))?;
         table.check().map_err(|error| format(error.to_string()))?;
         Ok(table)

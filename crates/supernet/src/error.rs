@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use lathe_arch::ArchError;
+use lathe_arch::{ArchError, Precision};
 
 use crate::checkpoint::TokenizeError;
 
@@ -54,11 +54,11 @@ pub enum SupernetError {
         /// The value found.
         value: f64,
     },
-    /// A gradient was asked of what has no backward pass.
-    #[error("there is no gradient through {what}; f32 models without them have one")]
+    /// A gradient was asked of rounded weights.
+    #[error("{precision} weights have no gradient: f32 ones have")]
     NotDifferentiable {
-        /// What there is no derivative of.
-        what: String,
+        /// Their precision.
+        precision: Precision,
     },
     /// A token id is outside the vocabulary.
     #[error("token id {token} at position {position} is outside the vocabulary of {vocab_size}")]

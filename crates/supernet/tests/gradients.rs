@@ -12,15 +12,36 @@ use lathe_supernet::{
 };
 use ndarray::{Array1, Array2, Axis, concatenate, s};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 /// `tests/fixtures/tiny_gradients.json`
 #[derive(Deserialize)]
 struct Reference {
+    #[serde(flatten)]
+    loss: Loss,
+    taylor: Vec<Scores>,
+}
+
+/// `tests/fixtures/family_gradients.json`
+#[derive(Deserialize)]
+struct Families {
+    models: Vec<Family>,
+}
+
+#[derive(Deserialize)]
+struct Family {
+    model: String,
+    #[serde(flatten)]
+    loss: Loss,
+}
+
+/// A mean loss and its gradient.
+#[derive(Deserialize)]
+struct Loss {
     window: usize,
     tokens: Vec<u32>,
     loss: f64,
     gradients: BTreeMap<String, Expected>,
-    taylor: Vec<Scores>,
 }
 
 /// Of one tensor, `[out, in]` as PyTorch has it.
@@ -47,12 +68,15 @@ fn checkpoint() -> Checkpoint {
     Checkpoint::load(&fixture("tiny-llama")).unwrap()
 }
 
-fn reference() -> Reference {
-    let text = std::fs::read_to_string(fixture("tiny_gradients.json")).unwrap();
-    serde_json::from_str(&text).unwrap()
+fn read<T: DeserializeOwned>(name: &str) -> T {
+    serde_json::from_str(&std::fs::read_to_string(fixture(name)).unwrap()).unwrap()
 }
 
-fn windows(reference: &Reference) -> TokenWindows {
+fn reference() -> Reference {
+    read("tiny_gradients.json")
+}
+
+fn windows(reference: &Loss) -> TokenWindows {
     TokenWindows::from_tokens(&reference.tokens, reference.window)
 }
 
@@ -79,46 +103,79 @@ fn by_output(matrix: &Array2<f32>) -> Vec<f64> {
 
 #[test]
 fn gradients_are_those_of_pytorch() {
-    let (checkpoint, reference) = (checkpoint(), reference());
+    are_those_of_pytorch("tiny-llama", &reference().loss);
+    // Biases; norms of queries and keys; these, norms behind blocks, GeGLU and sliding windows.
+    let families: Families = read("family_gradients.json");
+    let names: Vec<&str> = families.models.iter().map(|f| f.model.as_str()).collect();
+    assert_eq!(names, ["tiny-qwen2", "tiny-qwen3", "tiny-gemma3"]);
+    for family in &families.models {
+        are_those_of_pytorch(&family.model, &family.loss);
+    }
+}
+
+fn are_those_of_pytorch(model: &str, reference: &Loss) {
+    let checkpoint = Checkpoint::load(&fixture(model)).unwrap();
     let supernet = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
-    let (loss, layers) = gradients(&supernet.full(), &windows(&reference));
-    assert!((loss - reference.loss).abs() < 1e-5, "{loss}");
+    let (loss, layers) = gradients(&supernet.full(), &windows(reference));
+    assert!((loss - reference.loss).abs() < 1e-5, "{model}: {loss}");
     let mut compared = 0;
     for (index, layer) in layers.iter().enumerate() {
-        let (attention, mlp) = (
-            layer.attention.as_ref().unwrap(),
-            layer.mlp.as_ref().unwrap(),
-        );
-        let vector = |values: &[f32]| values.iter().map(|v| f64::from(*v)).collect();
-        for (name, got) in [
-            ("input_layernorm", vector(&attention.norm)),
-            ("self_attn.q_proj", by_output(&attention.q)),
-            ("self_attn.k_proj", by_output(&attention.k)),
-            ("self_attn.v_proj", by_output(&attention.v)),
-            ("self_attn.o_proj", by_output(&attention.o)),
-            ("post_attention_layernorm", vector(&mlp.norm)),
-            ("mlp.gate_proj", by_output(&mlp.gate)),
-            ("mlp.up_proj", by_output(&mlp.up)),
-            ("mlp.down_proj", by_output(&mlp.down)),
-        ] {
+        let tensors = named_as_in_transformers(layer);
+        assert_eq!(tensors.len() * layers.len(), reference.gradients.len());
+        for (name, got) in tensors {
             let name = format!("model.layers.{index}.{name}.weight");
             let want = &reference.gradients[&name];
             let norm = got.iter().map(|v| v * v).sum::<f64>().sqrt();
             assert!(
                 (norm / want.norm - 1.0).abs() < 1e-4,
-                "{name}: {norm} {}",
+                "{model}, {name}: {norm} {}",
                 want.norm
             );
             let entries = got.iter().step_by(got.len() / 8 + 1);
+            assert_eq!(entries.len(), want.entries.len());
             for (got, want) in entries.zip(&want.entries) {
                 // f32 rounds sums over tokens whose terms are as large as their norm.
-                assert!((got - want).abs() < 1e-5 * norm, "{name}: {got} {want}");
+                assert!(
+                    (got - want).abs() < 1e-5 * norm,
+                    "{model}, {name}: {got} {want}"
+                );
                 compared += 1;
             }
         }
     }
-    assert_eq!(reference.gradients.len(), 9 * layers.len());
     assert!(compared >= 7 * reference.gradients.len());
+}
+
+/// What a layer holds, by the names that transformers gives it.
+fn named_as_in_transformers(layer: &LayerGradient) -> Vec<(&'static str, Vec<f64>)> {
+    let attention = layer.attention.as_ref().unwrap();
+    let mlp = layer.mlp.as_ref().unwrap();
+    let vector = |values: &[f32]| values.iter().map(|v| f64::from(*v)).collect();
+    let mut tensors = vec![
+        ("input_layernorm", vector(&attention.norm)),
+        ("self_attn.q_proj", by_output(&attention.q)),
+        ("self_attn.k_proj", by_output(&attention.k)),
+        ("self_attn.v_proj", by_output(&attention.v)),
+        ("self_attn.o_proj", by_output(&attention.o)),
+        ("mlp.gate_proj", by_output(&mlp.gate)),
+        ("mlp.up_proj", by_output(&mlp.up)),
+        ("mlp.down_proj", by_output(&mlp.down)),
+    ];
+    let before_mlp = match mlp.post_norm {
+        // Where norms stand behind blocks, this name is taken by the one behind attention.
+        Some(_) => "pre_feedforward_layernorm",
+        None => "post_attention_layernorm",
+    };
+    tensors.push((before_mlp, vector(&mlp.norm)));
+    for (name, gain) in [
+        ("self_attn.q_norm", &attention.q_norm),
+        ("self_attn.k_norm", &attention.k_norm),
+        ("post_attention_layernorm", &attention.post_norm),
+        ("post_feedforward_layernorm", &mlp.post_norm),
+    ] {
+        tensors.extend(gain.as_deref().map(|gain| (name, vector(gain))));
+    }
+    tensors
 }
 
 /// A sub-network that lacks blocks, groups, heads in groups and neurons.
@@ -170,7 +227,10 @@ fn tensors(subnet: &Subnet<'_>, layer: usize, gradient: &LayerGradient) -> Vec<T
         });
     };
     let numbers = |matrix: &Array2<f32>| matrix.iter().copied().collect();
-    if let Some(AttentionGradient { norm, q, k, v, o }) = &gradient.attention {
+    if let Some(AttentionGradient {
+        norm, q, k, v, o, ..
+    }) = &gradient.attention
+    {
         let qkv = concatenate(Axis(1), &[q.view(), k.view(), v.view()]).unwrap();
         let norms = subnet.input_norm(layer);
         add("norm", norm.clone(), norms, true, |w, by| {
@@ -196,6 +256,7 @@ fn tensors(subnet: &Subnet<'_>, layer: usize, gradient: &LayerGradient) -> Vec<T
         gate,
         up,
         down,
+        ..
     }) = &gradient.mlp
     {
         let norms = subnet.post_attention_norm(layer);
@@ -227,15 +288,14 @@ fn tensors(subnet: &Subnet<'_>, layer: usize, gradient: &LayerGradient) -> Vec<T
 
 #[test]
 fn gradients_of_a_sub_network_are_differences_of_its_loss() {
-    // Qwen2 has biases on queries, keys and values.
-    for name in ["tiny-llama", "tiny-qwen2"] {
+    for name in ["tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-gemma3"] {
         are_differences(&Checkpoint::load(&fixture(name)).unwrap());
     }
 }
 
 fn are_differences(checkpoint: &Checkpoint) {
     const STEP: f32 = 3e-3;
-    let windows = windows(&reference());
+    let windows = windows(&reference().loss);
     let (model, weights) = (&checkpoint.config, &checkpoint.weights);
     let calibration = calibrated(checkpoint, &windows);
     let importance = Importance::Wanda;
@@ -290,28 +350,22 @@ fn are_differences(checkpoint: &Checkpoint) {
             compared += 1;
         }
     }
-    // Two layers have attention, two an MLP.
-    assert_eq!(compared, 2 * 3 + 2 * 4);
+    let attentions = config
+        .layers
+        .iter()
+        .filter(|layer| layer.attention.is_some());
+    let mlps = config.layers.iter().filter(|layer| layer.mlp.is_some());
+    assert_eq!(compared, 3 * attentions.count() + 4 * mlps.count());
 }
 
 #[test]
 fn what_has_no_gradient_is_refused() {
-    for (name, what) in [
-        ("tiny-qwen3", "norms of queries and keys"),
-        ("tiny-gemma3", "GeGLU"),
-    ] {
-        let checkpoint = Checkpoint::load(&fixture(name)).unwrap();
-        let supernet = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
-        let refused = loss_gradient(&supernet.full(), &windows(&reference()), |_, _| {});
-        let message = refused.unwrap_err().to_string();
-        assert!(message.contains(what), "{message}");
-    }
     let checkpoint = checkpoint();
     let supernet = Supernet::unordered(&checkpoint.config, checkpoint.weights.clone());
     let mut config = SubnetConfig::full(supernet.model());
     config.layers[1].mlp.as_mut().unwrap().precision = Precision::Int8;
     let quantized = supernet.cut(&config).unwrap();
-    let windows = windows(&reference());
+    let windows = windows(&reference().loss);
     let message = loss_gradient(&quantized, &windows, |_, _| {}).unwrap_err();
     assert!(message.to_string().contains("int8"), "{message}");
     let outside = TokenWindows::from_tokens(&[1, 2, 400], 2);
@@ -325,7 +379,7 @@ fn what_has_no_gradient_is_refused() {
 #[test]
 fn units_are_ordered_by_the_scores_that_pytorch_gives() {
     let (checkpoint, reference) = (checkpoint(), reference());
-    let order = taylor_order(&checkpoint, &windows(&reference));
+    let order = taylor_order(&checkpoint, &windows(&reference.loss));
     let is_descending = |order: &[usize], scores: &[f64]| {
         let sorted: Vec<f64> = order.iter().map(|unit| scores[*unit]).collect();
         // Scores that differ by what f32 rounds may change places.
@@ -358,7 +412,7 @@ fn a_unit_that_does_nothing_is_last_and_one_that_decides_is_first() {
         .o_proj
         .slice_mut(s![.., ..head_dim])
         .mapv_inplace(|w| 10.0 * w);
-    let order = taylor_order(&checkpoint, &windows(&reference()));
+    let order = taylor_order(&checkpoint, &windows(&reference().loss));
     let layer = &order.layers[1];
     assert_eq!((layer.neurons[0], layer.neurons[95]), (40, 17));
     assert_eq!(layer.kv_groups, [0, 1]);
@@ -370,7 +424,7 @@ fn a_unit_that_does_nothing_is_last_and_one_that_decides_is_first() {
 
 #[test]
 fn pruning_by_taylor_harms_less_than_in_random_order() {
-    let (checkpoint, windows) = (checkpoint(), windows(&reference()));
+    let (checkpoint, windows) = (checkpoint(), windows(&reference().loss));
     let (model, weights) = (&checkpoint.config, &checkpoint.weights);
     let calibration = calibrated(&checkpoint, &windows);
     let mut config = SubnetConfig::full(model);

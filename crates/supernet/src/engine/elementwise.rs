@@ -97,11 +97,15 @@ pub fn activation_times(activation: Activation, gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// Twice the square root of 2/pi.
+pub const GELU_SCALE: f32 = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::SQRT_2;
+/// What the cube is multiplied by.
+pub const GELU_CUBIC: f32 = 0.044_715;
+
 /// `x / 2 * (1 + tanh(u))`, which is `x / (1 + e^-2u)`, with `u = sqrt(2/pi) (x + 0.044715 x^3)`.
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
-    const TWICE_SQRT_2_OVER_PI: f32 = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::SQRT_2;
-    x / (1.0 + exp(-TWICE_SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
+    x / (1.0 + exp(-GELU_SCALE * (x + GELU_CUBIC * x * x * x)))
 }
 
 #[inline(always)]

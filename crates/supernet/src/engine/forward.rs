@@ -199,19 +199,26 @@ pub(crate) fn queries_keys_values(
     let mut normed = vec![0.0; x.len()];
     rms_norm(&mut normed, x, block.norm, eps);
     round(&mut normed, hidden, block.precision);
-    let input = Window::whole(&normed, tokens, hidden);
-    let width = block.heads * model.head_dim;
-    let mut q = vec![0.0; tokens * width];
+    let [q, k, v] = projections(block, Window::whole(&normed, tokens, hidden));
+    match block.qk_norm {
+        Some(gains) => [
+            norm_heads(q, &gains.q, eps),
+            norm_heads(k, &gains.k, eps),
+            v,
+        ],
+        None => [q, k, v],
+    }
+}
+
+/// The same before the norms of their own that some families have.
+pub(crate) fn projections(block: &CutAttention<'_>, input: Window<'_>) -> [Vec<f32>; 3] {
+    let parts = || block.q.iter().map(Matrix::window);
+    let width = parts().map(|part| part.col_count()).sum();
+    let mut q = vec![0.0; input.row_count() * width];
     let mut column = 0;
-    for part in block.q.iter().map(Matrix::window) {
-        matmul(
-            &mut q[column..],
-            width,
-            input,
-            part,
-            Write::Replace,
-            Threads::Pool,
-        );
+    for part in parts() {
+        let (out, write) = (&mut q[column..], Write::Replace);
+        matmul(out, width, input, part, write, Threads::Pool);
         column += part.col_count();
     }
     let mut k = project(input, block.k.window());
@@ -220,10 +227,6 @@ pub(crate) fn queries_keys_values(
         add_bias(&mut q, &bias.q);
         add_bias(&mut k, &bias.k);
         add_bias(&mut v, &bias.v);
-    }
-    if let Some(gains) = block.qk_norm {
-        q = norm_heads(q, &gains.q, eps);
-        k = norm_heads(k, &gains.k, eps);
     }
     [q, k, v]
 }
@@ -249,15 +252,8 @@ pub(crate) fn attention_output(
     let tokens = x.len() / hidden;
     let width = block.heads * model.head_dim;
     round(&mut mixed, width, block.precision);
-    let product = |out: &mut [f32]| {
-        let mut column = 0;
-        for part in block.o.iter().map(Matrix::window) {
-            let rows = part.row_count();
-            let mixed = Window::whole(&mixed, tokens, width).columns(column, rows);
-            matmul(out, hidden, mixed, part, Write::Add, Threads::Pool);
-            column += rows;
-        }
-    };
+    let mixed = Window::whole(&mixed, tokens, width);
+    let product = |out: &mut [f32]| add_product(out, mixed, &block.o);
     let eps = model.rms_norm_eps as f32;
     add_output(x, product, bias, block.post_norm, eps, observe);
 }
@@ -289,15 +285,24 @@ fn mlp_output(
     let model = subnet.supernet().model();
     let hidden = model.hidden_size;
     let tokens = x.len() / hidden;
-    let down = block.down.window();
-    let width = down.row_count();
+    let width = block.down.window().row_count();
     round(&mut neurons, width, block.precision);
     let neurons = Window::whole(&neurons, tokens, width);
-    let product = |out: &mut [f32]| {
-        matmul(out, hidden, neurons, down, Write::Add, Threads::Pool);
-    };
+    let last = std::slice::from_ref(&block.down);
+    let product = |out: &mut [f32]| add_product(out, neurons, last);
     let eps = model.rms_norm_eps as f32;
     add_output(x, product, bias, block.post_norm, eps, observe);
+}
+
+/// `out += input matrix`, with the rows of the matrix in parts and `out [tokens, hidden]`.
+pub(crate) fn add_product(out: &mut [f32], input: Window<'_>, parts: &[Matrix<'_>]) {
+    let mut column = 0;
+    for part in parts.iter().map(Matrix::window) {
+        let (rows, hidden) = (part.row_count(), part.col_count());
+        let input = input.columns(column, rows);
+        matmul(out, hidden, input, part, Write::Add, Threads::Pool);
+        column += rows;
+    }
 }
 
 /// Adds a block's output to the residual stream: what `product` adds to its argument, and the bias

@@ -5,15 +5,15 @@
 //! activations and one layer's gradients exist at a time. Kernels stand beside those of the
 //! forward pass ([`crate::engine`]) and are held to finite differences, the whole to PyTorch.
 
+mod activation;
 mod attention;
 mod head;
 mod layer;
 mod norm;
 #[cfg(test)]
 mod reference;
-mod swiglu;
 
-use lathe_arch::{Activation, Precision};
+use lathe_arch::Precision;
 
 use crate::SupernetError;
 use crate::cut::Subnet;
@@ -89,25 +89,17 @@ struct Pass {
     d: Vec<f32>,
 }
 
-/// Whether this backward pass is that of the sub-network's forward pass: whatever else the engine
-/// learns to run has to be refused here or be given a derivative.
+/// Rounded weights have no gradient.
 fn check_differentiable(subnet: &Subnet<'_>) -> Result<(), SupernetError> {
-    let refused = |what: String| Err(SupernetError::NotDifferentiable { what });
-    let model = subnet.supernet().model();
     let config = subnet.config();
     let layers = config.layers.iter().flat_map(|layer| {
         let attention = layer.attention.map(|block| block.precision);
         attention.into_iter().chain(layer.mlp.map(|m| m.precision))
     });
     let mut precisions = layers.chain([config.head_precision]);
-    if let Some(precision) = precisions.find(|precision| *precision != Precision::F32) {
-        return refused(format!("{precision} weights"));
-    }
-    match model.hidden_act {
-        Activation::Silu if model.qk_norm => refused("norms of queries and keys".to_owned()),
-        Activation::Silu if model.post_norms => refused("norms behind blocks".to_owned()),
-        Activation::Silu => Ok(()),
-        Activation::GeluPytorchTanh => refused("GeGLU".to_owned()),
+    match precisions.find(|precision| *precision != Precision::F32) {
+        Some(precision) => Err(SupernetError::NotDifferentiable { precision }),
+        None => Ok(()),
     }
 }
 
