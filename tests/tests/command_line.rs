@@ -83,6 +83,15 @@ fn profile_predict_search_export_and_report() {
     let quality = desk.succeeds(&[&evaluate, &common[..]].concat());
     let quality: serde_json::Value = serde_json::from_str(&quality).unwrap();
     assert!(quality["perplexity"].as_f64().unwrap() > 1.0);
+    let correct = ["--correct-drift"];
+    let corrected = desk.succeeds(&[&evaluate[..], &common[..], &correct].concat());
+    let corrected: serde_json::Value = serde_json::from_str(&corrected).unwrap();
+    assert_ne!(corrected["perplexity"], quality["perplexity"]);
+    let again = desk.text("corrected");
+    let export = ["export", "--subnet", &subnet, "--out", &again];
+    desk.succeeds(&[&export[..], &common[..], &correct].concat());
+    let data = |folder: &str| fs::read(desk.path(folder).join("model.onnx.data")).unwrap();
+    assert_ne!(data("corrected"), data("exported"));
 
     let page = desk.text("report.html");
     desk.succeeds(&[

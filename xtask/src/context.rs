@@ -8,8 +8,8 @@ use lathe_arch::SubnetConfig;
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{AgentCommand, DeviceSpec, find_agent};
-use lathe_supernet::Recovery;
 use lathe_supernet::checkpoint::read_config;
+use lathe_supernet::{Recovery, Subnet};
 
 use crate::arguments::{DeviceArguments, ModelArguments};
 use crate::progress::Steps;
@@ -149,6 +149,21 @@ pub fn prepare_network(
     let prepared = lathe_compress::Prepared::unpruned(&spec, cache, text, &folder, progress)?;
     let full = SubnetConfig::full(prepared.model()).named(&prepared.name);
     Ok((prepared, full))
+}
+
+/// A sub-network of a model, corrected for drift where that is asked for.
+pub fn cut<'a>(
+    prepared: &'a lathe_compress::Prepared,
+    subnet: &SubnetConfig,
+    correct_drift: bool,
+    steps: &mut Steps,
+) -> anyhow::Result<Subnet<'a>> {
+    match correct_drift {
+        true => prepared.cut_and_correct(subnet, &mut |label, done, total| {
+            steps.show(label, done, total);
+        }),
+        false => Ok(prepared.supernet.cut(subnet)?),
+    }
 }
 
 /// A table of the model's dimensions, read before the long preparation of the model.

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use lathe_arch::{ModelConfig, SearchSpace, SpaceSpec};
+use lathe_arch::{ModelConfig, SearchSpace, SpaceSpec, SubnetConfig};
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_supernet::checkpoint::{Checkpoint, Tokenizer};
 use lathe_supernet::{
-    Calibration, Importance, ImportanceOrder, Recovery, Split, Supernet, TextSplits, TokenWindows,
+    Calibration, Importance, ImportanceOrder, Recovery, Split, Subnet, Supernet, TextSplits,
+    TokenWindows,
 };
 use serde::{Deserialize, Serialize};
 
@@ -214,6 +215,22 @@ impl Prepared {
             &order,
             recovery,
         )?)
+    }
+
+    /// A sub-network, corrected for the drift of its residual stream on the calibration text.
+    ///
+    /// # Errors
+    /// When it does not fit the model or the text cannot be had.
+    pub fn cut_and_correct(
+        &self,
+        subnet: &SubnetConfig,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Subnet<'_>> {
+        let tokens = self.made.calibration_tokens;
+        let windows = calibration_windows(&self.text, &self.tokenizer, self.model(), tokens)?;
+        let layers = self.model().num_hidden_layers;
+        let cut = self.supernet.cut(subnet)?;
+        Ok(cut.correct_drift(&windows, |done| progress("correcting drift", done, layers))?)
     }
 
     /// What its search space was made of.

@@ -82,7 +82,7 @@ impl Matrix<'_> {
     }
 
     /// The matrix as it is in `precision`.
-    fn quantized(self, precision: Precision) -> Self {
+    pub fn quantized(self, precision: Precision) -> Self {
         if precision == Precision::F32 {
             return self;
         }
@@ -153,6 +153,10 @@ impl<'a> Subnet<'a> {
 
     pub(crate) fn layer(&self, layer: usize) -> &CutLayer<'a> {
         &self.layers[layer]
+    }
+
+    pub(crate) fn layer_mut(&mut self, layer: usize) -> &mut CutLayer<'a> {
+        &mut self.layers[layer]
     }
 }
 

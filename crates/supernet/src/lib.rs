@@ -43,6 +43,7 @@ mod calibration;
 mod choice;
 mod covariance;
 mod cut;
+mod drift;
 mod engine;
 mod error;
 mod evaluate;

@@ -5,7 +5,7 @@ use std::path::Path;
 use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig, Precision, SubnetConfig};
 use lathe_supernet::checkpoint::{Checkpoint, ModelWeights};
 use lathe_supernet::{
-    Calibration, Decoder, Evaluator, Importance, ImportanceOrder, Recovery, Supernet,
+    Calibration, Decoder, Evaluator, Importance, ImportanceOrder, Recovery, Subnet, Supernet,
     SupernetError, TokenWindows, logits, perplexity_and_kl,
 };
 use rand::{RngExt, SeedableRng};
@@ -182,6 +182,40 @@ fn a_kept_block_stands_in_for_a_removed_one_better_than_a_mean() {
         // Of random weights little can be foretold.
         assert!(*fitted < 0.98 * mean, "{fitted} {mean}");
     }
+}
+
+#[test]
+fn correcting_drift_brings_a_sub_network_nearer_to_the_full_model() {
+    let checkpoint = checkpoint();
+    let (model, seen) = (&checkpoint.config, random_windows(1, 60));
+    let supernet = ordered_by(
+        &checkpoint,
+        &seen,
+        Importance::Reconstruction,
+        Recovery::LeastSquares,
+    );
+    let divergence = |subnet: &Subnet<'_>| {
+        let quality = perplexity_and_kl(subnet, &windows(2)).unwrap();
+        quality.kl_divergence.unwrap()
+    };
+    for config in [uneven(model), {
+        let mut narrow = SubnetConfig::full(model);
+        for layer in &mut narrow.layers {
+            layer.mlp = Some(MlpConfig::with_width(48));
+        }
+        narrow
+    }] {
+        let plain = supernet.cut(&config).unwrap();
+        let corrected = supernet.cut(&config).unwrap();
+        let corrected = corrected.correct_drift(&seen, |_| {}).unwrap();
+        let (plain, corrected) = (divergence(&plain), divergence(&corrected));
+        assert!(corrected < 0.99 * plain, "{corrected} {plain}");
+    }
+    // Where nothing has drifted, nothing changes.
+    let full = SubnetConfig::full(model);
+    let full = supernet.cut(&full).unwrap();
+    let same = full.correct_drift(&seen, |_| {}).unwrap();
+    assert!(divergence(&same).abs() < 1e-9);
 }
 
 #[test]

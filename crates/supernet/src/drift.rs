@@ -1,0 +1,268 @@
+//! Correcting what pruned blocks before have shifted.
+//!
+//! Refits ([`crate::recovery`]) know what a block's channels are in the full model. In a sub-network
+//! they see a residual stream that has drifted: the errors of all blocks before are in it. Block by
+//! block, on what the sub-network itself computes, the last matrix takes in a step of the ridge
+//! least-squares fit of that drift, `full stream - own stream`, by the block's channels. A fit of the
+//! block's whole output by the same channels would be worse than none: it shrinks what it cannot
+//! explain, layer after layer, while a fit of the drift leaves the output as it is where the channels
+//! tell nothing of it. (SparseGPT, 2301.00774, and GPTQ take layers in the same order, on the same
+//! inputs.)
+
+use faer::linalg::solvers::{Llt, Solve};
+use faer::{Mat, Side};
+use ndarray::Array2;
+
+use crate::SupernetError;
+use crate::cut::{Matrix, Subnet};
+use crate::engine::forward::{self, Observer};
+use crate::engine::matmul::{Threads, Window, add_transposed_matmul};
+use crate::engine::rope::RopeTable;
+use crate::evaluate::check_tokens;
+use crate::recovery::Recovered;
+use crate::text::TokenWindows;
+
+/// Tokens run together: bounds the memory of the activations.
+const BATCH_TOKENS: usize = 2048;
+/// What is added to the diagonal of the channels' covariance, as a share of its mean.
+const RIDGE: f64 = 0.1;
+/// Share of the fit that is taken: a part of the drift is noise that the next text has otherwise.
+const STEP: f64 = 0.5;
+
+/// One of the two blocks of a layer.
+#[derive(Debug, Clone, Copy)]
+enum Half {
+    Attention,
+    Mlp,
+}
+
+/// The residual streams of a batch, `[tokens, hidden]`.
+struct Streams {
+    full: Vec<f32>,
+    own: Vec<f32>,
+}
+
+impl Subnet<'_> {
+    /// The sub-network with the last matrices and biases of its blocks corrected for the drift of
+    /// its residual stream on `windows`. Blocks with a norm behind them (Gemma 3) stay as they are,
+    /// and so do those before the first that is not the full model's.
+    ///
+    /// An [`Evaluator`](crate::Evaluator) tells sub-networks apart by their choices alone: score this
+    /// one with [`perplexity_and_kl`](crate::perplexity_and_kl).
+    ///
+    /// Takes about three passes of the full model over `windows`, and memory for two residual
+    /// streams, `2 * tokens * hidden_size` numbers. `on_progress` is told the layers done.
+    ///
+    /// # Errors
+    /// When a token lies outside the vocabulary or a window is longer than the context.
+    pub fn correct_drift(
+        mut self,
+        windows: &TokenWindows,
+        mut on_progress: impl FnMut(usize),
+    ) -> Result<Self, SupernetError> {
+        let (supernet, seq_len) = (self.supernet(), windows.window_len());
+        check_tokens(supernet, windows.tokens(), seq_len)?;
+        let full = supernet.full();
+        let rope = RopeTable::new(supernet.model(), seq_len);
+        let mut batches: Vec<Streams> = Vec::new();
+        for batch in windows.batches(BATCH_TOKENS) {
+            batches.push(Streams {
+                full: forward::embed(&full, &batch.inputs),
+                own: forward::embed(&self, &batch.inputs),
+            });
+        }
+        for layer in 0..supernet.model().num_hidden_layers {
+            for half in [Half::Attention, Half::Mlp] {
+                let run = |subnet: &Subnet<'_>, x: &mut [f32]| {
+                    let mut rows = Rows::default();
+                    match half {
+                        Half::Attention => {
+                            forward::attention_half(subnet, layer, x, seq_len, &rope, &mut rows);
+                        }
+                        Half::Mlp => forward::mlp_half(subnet, layer, x, &mut rows),
+                    }
+                    rows.0
+                };
+                for streams in &mut batches {
+                    run(&full, &mut streams.full);
+                }
+                if let Some(channels) = self.correctable_channels(layer, half) {
+                    let mut drift = Drift::zeros(channels, supernet.model().hidden_size);
+                    for streams in &batches {
+                        let mut own = streams.own.clone();
+                        let rows = run(&self, &mut own);
+                        drift.add(&rows, &streams.full, &own, seq_len);
+                    }
+                    if let Some(correction) = drift.fit() {
+                        self.correct(layer, half, &correction);
+                    }
+                }
+                for streams in &mut batches {
+                    run(&self, &mut streams.own);
+                }
+            }
+            on_progress(layer + 1);
+        }
+        Ok(self)
+    }
+
+    /// Inputs of the last matrix of a block that can be corrected.
+    fn correctable_channels(&self, layer: usize, half: Half) -> Option<usize> {
+        let blocks = self.layer(layer);
+        let rows = |matrices: &[Matrix<'_>]| matrices.iter().map(|m| m.window().row_count()).sum();
+        match half {
+            Half::Attention => {
+                let block = blocks.attention.as_ref()?;
+                block.post_norm.is_none().then(|| rows(&block.o))
+            }
+            Half::Mlp => {
+                let block = blocks.mlp.as_ref()?;
+                let down = std::slice::from_ref(&block.down);
+                block.post_norm.is_none().then(|| rows(down))
+            }
+        }
+    }
+
+    fn correct(&mut self, layer: usize, half: Half, correction: &Recovered) {
+        let blocks = self.layer_mut(layer);
+        let bias = match half {
+            Half::Attention => {
+                if let Some(block) = &mut blocks.attention {
+                    let sum = corrected(&block.o, &correction.matrix);
+                    block.o = vec![sum.quantized(block.precision)];
+                }
+                &mut blocks.attention_bias
+            }
+            Half::Mlp => {
+                if let Some(block) = &mut blocks.mlp {
+                    let down = std::slice::from_ref(&block.down);
+                    let sum = corrected(down, &correction.matrix);
+                    block.down = sum.quantized(block.precision);
+                }
+                &mut blocks.mlp_bias
+            }
+        };
+        match bias {
+            Some(bias) => {
+                for (sum, value) in bias.iter_mut().zip(&correction.bias) {
+                    *sum += value;
+                }
+            }
+            None => *bias = Some(correction.bias.clone()),
+        }
+    }
+}
+
+/// A matrix whose rows are in parts, plus its correction.
+fn corrected(parts: &[Matrix<'_>], correction: &Array2<f32>) -> Matrix<'static> {
+    let windows = parts.iter().map(Matrix::window);
+    let rows = windows.flat_map(|window| {
+        let rows = (0..window.row_count()).flat_map(move |row| window.row(row));
+        rows.copied().collect::<Vec<f32>>()
+    });
+    let mut sum = correction.clone();
+    for (sum, value) in sum.iter_mut().zip(rows) {
+        *sum += value;
+    }
+    Matrix::Own(sum)
+}
+
+/// What enters the last matrix of a block, `[tokens, channels]`.
+#[derive(Default)]
+struct Rows(Vec<f32>);
+
+impl Observer for Rows {
+    fn attention(&mut self, _layer: usize, rows: &[f32]) {
+        rows.clone_into(&mut self.0);
+    }
+
+    fn mlp(&mut self, _layer: usize, rows: &[f32]) {
+        rows.clone_into(&mut self.0);
+    }
+}
+
+/// Weighted sums over tokens of a block's channels `x` and of the drift `e` behind it.
+///
+/// A token weighs one over the mean square of its stream in the full model, since the next norm
+/// takes its scale away; the first of a window, on which attention piles up what it has no use for
+/// (2309.17453), nothing.
+struct Drift {
+    weight: f64,
+    x: Vec<f64>,
+    e: Vec<f64>,
+    /// `x x^T`, `[channels, channels]`
+    xx: Vec<f32>,
+    /// `x e^T`, `[channels, hidden]`
+    xe: Vec<f32>,
+}
+
+impl Drift {
+    fn zeros(channels: usize, hidden: usize) -> Self {
+        Self {
+            weight: 0.0,
+            x: vec![0.0; channels],
+            e: vec![0.0; hidden],
+            xx: vec![0.0; channels * channels],
+            xe: vec![0.0; channels * hidden],
+        }
+    }
+
+    /// Takes in whole sequences: `rows [tokens, channels]`, and the streams behind the block.
+    fn add(&mut self, rows: &[f32], full: &[f32], own: &[f32], seq_len: usize) {
+        let (channels, hidden) = (self.x.len(), self.e.len());
+        let tokens = full.len() / hidden;
+        let mut x = rows.to_vec();
+        let mut e: Vec<f32> = full.iter().zip(own).map(|(full, own)| full - own).collect();
+        let each = x.chunks_exact_mut(channels).zip(e.chunks_exact_mut(hidden));
+        for (token, ((x, e), full)) in each.zip(full.chunks_exact(hidden)).enumerate() {
+            let square = full.iter().map(|v| f64::from(v * v)).sum::<f64>() / hidden as f64;
+            let weight = match token % seq_len {
+                0 => 0.0,
+                _ => 1.0 / square.max(f64::from(f32::MIN_POSITIVE)),
+            };
+            self.weight += weight;
+            let root = weight.sqrt();
+            for (sums, values) in [(&mut self.x, x), (&mut self.e, e)] {
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum += weight * f64::from(*value);
+                    *value *= root as f32;
+                }
+            }
+        }
+        let x = Window::whole(&x, tokens, channels);
+        let e = Window::whole(&e, tokens, hidden);
+        add_transposed_matmul(&mut self.xx, channels, x, x, 1.0, Threads::Pool);
+        add_transposed_matmul(&mut self.xe, hidden, x, e, 1.0, Threads::Pool);
+    }
+
+    /// What is to be added to the matrix and to the bias; `None` where nothing has drifted.
+    fn fit(&self) -> Option<Recovered> {
+        let (channels, hidden) = (self.x.len(), self.e.len());
+        if self.weight == 0.0 || self.xe.iter().all(|v| *v == 0.0) {
+            return None;
+        }
+        let x: Vec<f64> = self.x.iter().map(|sum| sum / self.weight).collect();
+        let e: Vec<f64> = self.e.iter().map(|sum| sum / self.weight).collect();
+        let moment = |sums: &[f32], at: usize| f64::from(sums[at]) / self.weight;
+        let covariance = |i: usize, j: usize| moment(&self.xx, i * channels + j) - x[i] * x[j];
+        let variances = (0..channels).map(|i| covariance(i, i));
+        let ridge = RIDGE * variances.sum::<f64>() / channels as f64 + f64::MIN_POSITIVE;
+        let ridged = Mat::from_fn(channels, channels, |i, j| {
+            covariance(i, j) + if i == j { ridge } else { 0.0 }
+        });
+        let target = Mat::from_fn(channels, hidden, |i, o| {
+            moment(&self.xe, i * hidden + o) - x[i] * e[o]
+        });
+        let solution = Llt::new(ridged.as_ref(), Side::Lower).ok()?.solve(&target);
+        let mut bias: Vec<f64> = e.iter().map(|mean| STEP * mean).collect();
+        let matrix = Array2::from_shape_fn((channels, hidden), |(i, o)| {
+            let value = STEP * solution[(i, o)];
+            bias[o] -= value * x[i];
+            value as f32
+        });
+        Some(Recovered {
+            matrix,
+            bias: bias.iter().map(|v| *v as f32).collect(),
+        })
+    }
+}
