@@ -3,18 +3,16 @@
 //! Refits ([`crate::recovery`]) know what a block's channels are in the full model. In a sub-network
 //! they see a residual stream that has drifted: the errors of all blocks before are in it. Block by
 //! block, on what the sub-network itself computes, the last matrix takes in a step of the ridge
-//! least-squares fit of that drift, `full stream - own stream`, by the block's channels. A fit of the
-//! block's whole output by the same channels would be worse than none: it shrinks what it cannot
-//! explain, layer after layer, while a fit of the drift leaves the output as it is where the channels
-//! tell nothing of it. (SparseGPT, 2301.00774, and GPTQ take layers in the same order, on the same
-//! inputs.)
+//! least-squares fit of that drift, `full stream - own stream`, by the block's channels. Where they
+//! tell nothing of it, the output stays as it is. (SparseGPT, 2301.00774, and GPTQ, 2210.17323, take
+//! layers in the same order, on the same inputs.)
 
 use faer::linalg::solvers::{Llt, Solve};
 use faer::{Mat, Side};
 use ndarray::Array2;
 
 use crate::SupernetError;
-use crate::cut::{Matrix, Subnet};
+use crate::cut::{CutLayer, Matrix, Subnet};
 use crate::engine::forward::{self, Observer};
 use crate::engine::matmul::{Threads, Window, add_transposed_matmul};
 use crate::engine::rope::RopeTable;
@@ -94,7 +92,7 @@ impl Subnet<'_> {
                         drift.add(&rows, &streams.full, &own, seq_len);
                     }
                     if let Some(correction) = drift.fit() {
-                        self.correct(layer, half, &correction);
+                        self.correct(layer, half, correction);
                     }
                 }
                 for streams in &mut batches {
@@ -109,62 +107,57 @@ impl Subnet<'_> {
     /// Inputs of the last matrix of a block that can be corrected.
     fn correctable_channels(&self, layer: usize, half: Half) -> Option<usize> {
         let blocks = self.layer(layer);
-        let rows = |matrices: &[Matrix<'_>]| matrices.iter().map(|m| m.window().row_count()).sum();
-        match half {
+        let (post_norm, channels) = match half {
             Half::Attention => {
                 let block = blocks.attention.as_ref()?;
-                block.post_norm.is_none().then(|| rows(&block.o))
+                let head_dim = self.supernet().model().head_dim;
+                (block.post_norm, block.heads * head_dim)
             }
             Half::Mlp => {
                 let block = blocks.mlp.as_ref()?;
-                let down = std::slice::from_ref(&block.down);
-                block.post_norm.is_none().then(|| rows(down))
-            }
-        }
-    }
-
-    fn correct(&mut self, layer: usize, half: Half, correction: &Recovered) {
-        let blocks = self.layer_mut(layer);
-        let bias = match half {
-            Half::Attention => {
-                if let Some(block) = &mut blocks.attention {
-                    let sum = corrected(&block.o, &correction.matrix);
-                    block.o = vec![sum.quantized(block.precision)];
-                }
-                &mut blocks.attention_bias
-            }
-            Half::Mlp => {
-                if let Some(block) = &mut blocks.mlp {
-                    let down = std::slice::from_ref(&block.down);
-                    let sum = corrected(down, &correction.matrix);
-                    block.down = sum.quantized(block.precision);
-                }
-                &mut blocks.mlp_bias
+                (block.post_norm, block.down.window().row_count())
             }
         };
-        match bias {
-            Some(bias) => {
-                for (sum, value) in bias.iter_mut().zip(&correction.bias) {
-                    *sum += value;
-                }
-            }
-            None => *bias = Some(correction.bias.clone()),
-        }
+        post_norm.is_none().then_some(channels)
     }
-}
 
-/// A matrix whose rows are in parts, plus its correction.
-fn corrected(parts: &[Matrix<'_>], correction: &Array2<f32>) -> Matrix<'static> {
-    let windows = parts.iter().map(Matrix::window);
-    let rows = windows.flat_map(|window| {
-        let rows = (0..window.row_count()).flat_map(move |row| window.row(row));
-        rows.copied().collect::<Vec<f32>>()
-    });
-    let mut sum = correction.clone();
-    for (sum, value) in sum.iter_mut().zip(rows) {
-        *sum += value;
+    /// Adds a correction to the last matrix and the bias of a block that is kept.
+    fn correct(&mut self, layer: usize, half: Half, correction: Recovered) {
+        let values = match half {
+            Half::Attention => self.o_proj(layer),
+            Half::Mlp => self.down_proj(layer),
+        };
+        let mut matrix = correction.matrix;
+        for (sum, value) in matrix.iter_mut().zip(values.unwrap_or_default()) {
+            *sum += value;
+        }
+        let matrix = Matrix::Own(matrix);
+        let CutLayer {
+            attention,
+            attention_bias,
+            mlp,
+            mlp_bias,
+        } = self.layer_mut(layer);
+        let bias = match half {
+            Half::Attention => {
+                if let Some(block) = attention {
+                    block.o = vec![matrix.quantized(block.precision)];
+                }
+                attention_bias
+            }
+            Half::Mlp => {
+                if let Some(block) = mlp {
+                    block.down = matrix.quantized(block.precision);
+                }
+                mlp_bias
+            }
+        };
+        let mut sum = correction.bias;
+        for (sum, value) in sum.iter_mut().zip(bias.iter().flatten()) {
+            *sum += value;
+        }
+        *bias = Some(sum);
     }
-    Matrix::Own(sum)
 }
 
 /// What enters the last matrix of a block, `[tokens, channels]`.
@@ -235,7 +228,8 @@ impl Drift {
         add_transposed_matmul(&mut self.xe, hidden, x, e, 1.0, Threads::Pool);
     }
 
-    /// What is to be added to the matrix and to the bias; `None` where nothing has drifted.
+    /// What is to be added to the matrix and to the bias; `None` where nothing has drifted, or where
+    /// the network is broken and its stream holds no numbers.
     fn fit(&self) -> Option<Recovered> {
         let (channels, hidden) = (self.x.len(), self.e.len());
         if self.weight == 0.0 || self.xe.iter().all(|v| *v == 0.0) {
@@ -260,7 +254,8 @@ impl Drift {
             bias[o] -= value * x[i];
             value as f32
         });
-        Some(Recovered {
+        let is_finite = matrix.iter().all(|v| v.is_finite()) && bias.iter().all(|v| v.is_finite());
+        is_finite.then(|| Recovered {
             matrix,
             bias: bias.iter().map(|v| *v as f32).collect(),
         })
