@@ -83,15 +83,22 @@ fn profile_predict_search_export_and_report() {
     let quality = desk.succeeds(&[&evaluate, &common[..]].concat());
     let quality: serde_json::Value = serde_json::from_str(&quality).unwrap();
     assert!(quality["perplexity"].as_f64().unwrap() > 1.0);
-    let correct = ["--correct-drift"];
-    let corrected = desk.succeeds(&[&evaluate[..], &common[..], &correct].concat());
-    let corrected: serde_json::Value = serde_json::from_str(&corrected).unwrap();
-    assert_ne!(corrected["perplexity"], quality["perplexity"]);
-    let again = desk.text("corrected");
+    let keep = ["--keep-drift"];
+    let drifted = desk.succeeds(&[&evaluate[..], &common[..], &keep].concat());
+    let drifted: serde_json::Value = serde_json::from_str(&drifted).unwrap();
+    assert_ne!(drifted["perplexity"], quality["perplexity"]);
+    let again = desk.text("drifted");
     let export = ["export", "--subnet", &subnet, "--out", &again];
-    desk.succeeds(&[&export[..], &common[..], &correct].concat());
-    let data = |folder: &str| fs::read(desk.path(folder).join("model.onnx.data")).unwrap();
-    assert_ne!(data("corrected"), data("exported"));
+    desk.succeeds(&[&export[..], &common[..], &keep].concat());
+    let file = |folder: &str, name| fs::read(desk.path(folder).join(name)).unwrap();
+    assert_ne!(
+        file("drifted", "model.onnx.data"),
+        file("exported", "model.onnx.data")
+    );
+    for (folder, is_corrected) in [("exported", "true"), ("drifted", "false")] {
+        let manifest = String::from_utf8(file(folder, "subnet.yaml")).unwrap();
+        assert!(manifest.contains(&format!("drift_corrected: {is_corrected}")));
+    }
 
     let page = desk.text("report.html");
     desk.succeeds(&[

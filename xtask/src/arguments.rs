@@ -286,9 +286,10 @@ pub struct Evaluate {
     /// The sub-network; the full model when absent
     #[arg(long, value_name = "FILE")]
     pub subnet: Option<PathBuf>,
-    /// Correct the blocks for what those before them have shifted: minutes of work, and less is lost
+    /// Leave the blocks as searches rank them, not corrected for what those before them have
+    /// shifted: saves minutes, and more is lost
     #[arg(long, requires = "subnet")]
-    pub correct_drift: bool,
+    pub keep_drift: bool,
     /// What is scored: perplexity, kl, mmlu (letters), mmlu-cloze (answers), or a file of JSON
     /// lines with context, choices and answer (index of the right choice, from 0)
     #[arg(long, default_value = "perplexity", value_name = "TASK|FILE")]
@@ -467,9 +468,10 @@ pub struct Export {
     /// The sub-network; the full model when absent
     #[arg(long, value_name = "FILE")]
     pub subnet: Option<PathBuf>,
-    /// Correct the blocks for what those before them have shifted: minutes of work, and less is lost
+    /// Leave the blocks as searches rank them, not corrected for what those before them have
+    /// shifted: saves minutes, and more is lost
     #[arg(long, requires = "subnet")]
-    pub correct_drift: bool,
+    pub keep_drift: bool,
     /// The format
     #[arg(long, value_enum, default_value = "onnx")]
     pub format: Format,

@@ -151,18 +151,18 @@ pub fn prepare_network(
     Ok((prepared, full))
 }
 
-/// A sub-network of a model, corrected for drift where that is asked for.
+/// A sub-network of a model, corrected for drift unless that is to be kept.
 pub fn cut<'a>(
     prepared: &'a lathe_compress::Prepared,
     subnet: &SubnetConfig,
-    correct_drift: bool,
+    keep_drift: bool,
     steps: &mut Steps,
 ) -> anyhow::Result<Subnet<'a>> {
-    match correct_drift {
-        true => prepared.cut_and_correct(subnet, &mut |label, done, total| {
+    match keep_drift {
+        true => Ok(prepared.supernet.cut(subnet)?),
+        false => prepared.cut(subnet, &mut |label, done, total| {
             steps.show(label, done, total);
         }),
-        false => Ok(prepared.supernet.cut(subnet)?),
     }
 }
 

@@ -31,15 +31,14 @@ pub fn read_subnet(path: &Path, model: &ModelConfig) -> anyhow::Result<SubnetCon
         "{}: more than the {MAX_SUBNET_BYTES} bytes that are read at most",
         name()
     );
-    // An exported manifest also lists the kept units, which the order implies.
+    // An exported manifest also says what was made of the choices.
     let mut value: serde_yaml::Value = serde_yaml::from_str(&text).with_context(name)?;
-    let kept = value
-        .as_mapping_mut()
-        .and_then(|fields| fields.remove("kept"));
-    let subnet: Result<SubnetConfig, _> = match kept {
-        Some(_) => serde_yaml::from_value(value),
+    let mut remove = |field| value.as_mapping_mut().and_then(|all| all.remove(field));
+    let made = ["drift_corrected", "kept"].map(|field| remove(field).is_some());
+    let subnet: Result<SubnetConfig, _> = match made {
         // Read from the text, errors name the line.
-        None => serde_yaml::from_str(&text),
+        [false, false] => serde_yaml::from_str(&text),
+        _ => serde_yaml::from_value(value),
     };
     let subnet = subnet.with_context(name)?;
     subnet.check(model).with_context(name)?;

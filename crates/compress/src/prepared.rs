@@ -17,6 +17,10 @@ use crate::artefact::write_json;
 /// Tokens of a window: each token is scored with up to this many before it.
 pub const WINDOW_TOKENS: usize = 512;
 
+/// Calibration tokens for each channel of the widest block below which correcting drift gains
+/// nothing: what it fits is noise.
+const DRIFT_TOKENS_PER_CHANNEL: usize = 8;
+
 /// The calibration's file in a model's folder.
 const CALIBRATION: &str = "calibration.safetensors";
 
@@ -217,20 +221,38 @@ impl Prepared {
         )?)
     }
 
-    /// A sub-network, corrected for the drift of its residual stream on the calibration text.
+    /// A sub-network as it is exported: corrected for the drift of its residual stream on the
+    /// calibration text, where blocks are refitted and there is text enough.
     ///
     /// # Errors
     /// When it does not fit the model or the text cannot be had.
-    pub fn cut_and_correct(
+    pub fn cut(&self, subnet: &SubnetConfig, progress: Progress<'_>) -> anyhow::Result<Subnet<'_>> {
+        let cut = self.supernet.cut(subnet)?;
+        match self.corrects_drift() {
+            true => self.correct(cut, progress),
+            false => Ok(cut),
+        }
+    }
+
+    /// Whether drift is corrected.
+    pub(crate) fn corrects_drift(&self) -> bool {
+        let least = DRIFT_TOKENS_PER_CHANNEL * self.model().intermediate_size;
+        self.recovery() == Recovery::LeastSquares && self.calibration_tokens() >= least
+    }
+
+    /// `subnet`, of this model in any order, corrected for drift.
+    ///
+    /// # Errors
+    /// When the text cannot be had.
+    pub(crate) fn correct<'s>(
         &self,
-        subnet: &SubnetConfig,
+        subnet: Subnet<'s>,
         progress: Progress<'_>,
-    ) -> anyhow::Result<Subnet<'_>> {
+    ) -> anyhow::Result<Subnet<'s>> {
         let tokens = self.made.calibration_tokens;
         let windows = calibration_windows(&self.text, &self.tokenizer, self.model(), tokens)?;
         let layers = self.model().num_hidden_layers;
-        let cut = self.supernet.cut(subnet)?;
-        Ok(cut.correct_drift(&windows, |done| progress("correcting drift", done, layers))?)
+        Ok(subnet.correct_drift(&windows, |done| progress("correcting drift", done, layers))?)
     }
 
     /// What its search space was made of.

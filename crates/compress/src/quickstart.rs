@@ -13,11 +13,12 @@ use lathe_profiler::{
     profile,
 };
 use lathe_search::{Evaluation, Problem, Study, pareto_front};
-use lathe_supernet::{Evaluator, Importance, Recovery, Split};
+use lathe_supernet::{
+    Evaluator, Importance, Recovery, Split, Subnet, TokenWindows, perplexity, perplexity_and_kl,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::artefact::{cached, write_json, write_yaml};
-use crate::problem::divergence;
 use crate::search::KeptSearch;
 use crate::{
     BlockScores, LatencyObjective, Preparation, Prepared, Progress, StudyReport, SubnetProblem,
@@ -70,7 +71,7 @@ impl Effort {
         Self {
             profile_s: 75,
             networks: 8,
-            calibration_tokens: 16384,
+            calibration_tokens: 32768,
             block_tokens: 512,
             search_tokens: 2048,
             evaluations: 72,
@@ -135,8 +136,8 @@ pub struct SummaryNetwork {
     pub measured: NetworkLatency,
     /// Perplexity on text that neither calibration nor search has seen.
     pub perplexity: f64,
-    /// KL divergence from the full model on the text of the search, in nats, as its evaluations
-    /// have it.
+    /// KL divergence from the full model on the text of the search, in nats. That of the search's
+    /// own evaluations is higher: it corrects no drift.
     pub search_kl_divergence: f64,
 }
 
@@ -224,8 +225,9 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
         prepared: &prepared,
         table: &table,
         problem: &problem,
-        search: &evaluator,
         front: &front,
+        test: prepared.windows(Split::Test, job.effort.test_tokens)?,
+        search: windows,
     };
     let [base, chosen, uniform] = cached(&job.folder.join("networks.json"), &key, || {
         final_step.compare(progress)
@@ -353,8 +355,17 @@ struct FinalStep<'a> {
     prepared: &'a Prepared,
     table: &'a LatencyTable,
     problem: &'a SubnetProblem<'a>,
-    search: &'a Evaluator<'a>,
     front: &'a [Evaluation],
+    test: TokenWindows,
+    search: TokenWindows,
+}
+
+/// A network in its folder, and what it is worth.
+struct Finished {
+    label: String,
+    subnet: SubnetConfig,
+    perplexity: f64,
+    search_kl_divergence: f64,
 }
 
 impl FinalStep<'_> {
@@ -363,26 +374,15 @@ impl FinalStep<'_> {
     }
 
     fn compare(&self, progress: Progress<'_>) -> anyhow::Result<[SummaryNetwork; 3]> {
-        let windows = self
-            .prepared
-            .windows(Split::Test, self.job.effort.test_tokens)?;
-        progress("running the full model on the test text", 0, 1);
-        let evaluator = Evaluator::new(&self.prepared.supernet, &windows)?;
-        let base = SubnetConfig::full(self.model()).named(&self.prepared.name);
-        let perplexity = |subnet: &SubnetConfig| -> anyhow::Result<f64> {
-            Ok(evaluator
-                .perplexity(&self.prepared.supernet.cut(subnet)?)
-                .perplexity())
-        };
-        progress("exporting", 0, 1);
-        self.export(BASE, &base)?;
+        let full = SubnetConfig::full(self.model()).named(&self.prepared.name);
+        let base = self.finish(BASE, "full model".to_owned(), &full, progress)?;
         let mut predicted_ratio = self.job.tpot_ratio;
         let mut last = None;
         for _ in 0..MEASURED_TRIES {
-            let Some(chosen) = self.fast_enough(&base, predicted_ratio, progress)? else {
+            let Some(chosen) = self.fast_enough(predicted_ratio, progress)? else {
                 break;
             };
-            let compared = self.against_uniform(&base, &chosen, &perplexity, progress)?;
+            let compared = self.against_uniform(&base, &chosen, progress)?;
             let [base_us, chosen_us, _] = compared.each_ref().map(|n| n.measured.tpot.median_us);
             let measured = chosen_us / base_us;
             last = Some(compared);
@@ -403,7 +403,6 @@ impl FinalStep<'_> {
     /// front is predicted to be fast enough.
     fn fast_enough(
         &self,
-        base: &SubnetConfig,
         predicted_ratio: f64,
         progress: Progress<'_>,
     ) -> anyhow::Result<Option<SubnetConfig>> {
@@ -415,9 +414,10 @@ impl FinalStep<'_> {
                 break;
             };
             progress("exporting", 0, 1);
-            self.export(CHOSEN, &chosen)?;
-            let [base_us, chosen_us] = self.tpot_us([(BASE, base), (CHOSEN, &chosen)], progress)?;
-            let measured = chosen_us / base_us;
+            // The clock does not tell weights from corrected ones.
+            self.export(CHOSEN, &self.prepared.supernet.cut(&chosen)?)?;
+            let measured = self.measure_folders(&[BASE, CHOSEN], progress)?;
+            let measured = measured[1].tpot.median_us / measured[0].tpot.median_us;
             if measured <= self.job.tpot_ratio {
                 return Ok(Some(chosen));
             }
@@ -432,13 +432,15 @@ impl FinalStep<'_> {
     /// than the chosen sub-network; the last measurement counts, whatever it says.
     fn against_uniform(
         &self,
-        base: &SubnetConfig,
+        base: &Finished,
         chosen: &SubnetConfig,
-        perplexity: &dyn Fn(&SubnetConfig) -> anyhow::Result<f64>,
         progress: Progress<'_>,
     ) -> anyhow::Result<[SummaryNetwork; 3]> {
         let mut limit_us = self.table.predict(chosen, &self.job.workload)?.tpot_us;
-        let mut uniform = self.best_uniform(limit_us, perplexity, progress)?;
+        let chosen = self.finish(CHOSEN, "chosen sub-network".to_owned(), chosen, progress)?;
+        let best = self.best_uniform(limit_us, progress)?;
+        let kv_heads = best.kv_heads;
+        let mut uniform = self.finish_uniform(&best, progress)?;
         let mut measured = self.measure_folders(&[BASE, CHOSEN, UNIFORM], progress)?;
         for _ in 1..MEASURED_TRIES {
             let tpot_us = |index: usize| measured[index].tpot.median_us;
@@ -448,32 +450,16 @@ impl FinalStep<'_> {
             }
             limit_us *= 1.01 * chosen_us / uniform_us;
             let mut candidates = self.uniform_candidates(limit_us).into_iter();
-            let same = candidates.find(|other| other.kv_heads == uniform.kv_heads);
+            let same = candidates.find(|other| other.kv_heads == kv_heads);
             let Some(wider) = same else { break };
-            uniform = wider;
-            self.export(UNIFORM, &uniform.subnet)?;
+            uniform = self.finish_uniform(&wider, progress)?;
             measured = self.measure_folders(&[BASE, CHOSEN, UNIFORM], progress)?;
         }
-        self.summarise(base, chosen, &uniform, measured, perplexity, progress)
+        self.summarise([base, &chosen, &uniform], measured)
     }
 
     fn uniform_candidates(&self, limit_us: f64) -> Vec<UniformPruning> {
         uniform_prunings(self.model(), self.table, &self.job.workload, limit_us)
-    }
-
-    /// Measured times per output token of exported networks.
-    fn tpot_us<const N: usize>(
-        &self,
-        networks: [(&str, &SubnetConfig); N],
-        progress: Progress<'_>,
-    ) -> anyhow::Result<[f64; N]> {
-        let measured = self.measure_folders(&networks.map(|(folder, _)| folder), progress)?;
-        let tpot_us: Vec<f64> = measured
-            .iter()
-            .map(|network| network.tpot.median_us)
-            .collect();
-        let tpot_us: Result<[f64; N], _> = tpot_us.try_into();
-        tpot_us.map_err(|_| anyhow::anyhow!("a measurement is missing"))
     }
 
     fn measure_folders(
@@ -498,14 +484,13 @@ impl FinalStep<'_> {
     fn best_uniform(
         &self,
         limit_us: f64,
-        perplexity: &dyn Fn(&SubnetConfig) -> anyhow::Result<f64>,
         progress: Progress<'_>,
     ) -> anyhow::Result<UniformPruning> {
         progress("scoring uniform prunings", 0, 1);
-        let candidates = self.uniform_candidates(limit_us);
         let mut best: Option<(f64, UniformPruning)> = None;
-        for candidate in candidates {
-            let score = perplexity(&candidate.subnet)?;
+        for candidate in self.uniform_candidates(limit_us) {
+            let cut = self.prepared.supernet.cut(&candidate.subnet)?;
+            let score = perplexity(&cut, &self.test)?.perplexity();
             if best.as_ref().is_none_or(|(lowest, _)| score < *lowest) {
                 best = Some((score, candidate));
             }
@@ -513,50 +498,65 @@ impl FinalStep<'_> {
         let (_, best) = best.with_context(|| {
             format!("no uniform pruning is as slow as {limit_us:.0} us per token")
         })?;
-        self.export(UNIFORM, &best.subnet)?;
         Ok(best)
     }
 
-    fn export(&self, label: &str, subnet: &SubnetConfig) -> anyhow::Result<()> {
-        let subnet = self.prepared.supernet.cut(subnet)?;
-        let folder = self.job.folder.join(label);
+    fn finish_uniform(
+        &self,
+        uniform: &UniformPruning,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Finished> {
+        let label = format!(
+            "uniform pruning, {} KV heads, width {}",
+            uniform.kv_heads, uniform.intermediate_size
+        );
+        self.finish(UNIFORM, label, &uniform.subnet, progress)
+    }
+
+    /// Corrects a network, exports and scores it.
+    fn finish(
+        &self,
+        folder: &str,
+        label: String,
+        subnet: &SubnetConfig,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Finished> {
+        let cut = self.prepared.cut(subnet, progress)?;
+        progress("exporting", 0, 1);
+        self.export(folder, &cut)?;
+        progress("scoring on the test text", 0, 1);
+        let divergence = perplexity_and_kl(&cut, &self.search)?.kl_divergence;
+        Ok(Finished {
+            label,
+            subnet: subnet.clone(),
+            perplexity: perplexity(&cut, &self.test)?.perplexity(),
+            search_kl_divergence: divergence.context("it was asked for")?,
+        })
+    }
+
+    fn export(&self, folder: &str, subnet: &Subnet<'_>) -> anyhow::Result<()> {
+        let folder = self.job.folder.join(folder);
         let tokenizer = Some(&self.prepared.tokenizer);
-        export_onnx(&folder, &subnet, tokenizer, LogitRows::Last)?;
+        export_onnx(&folder, subnet, tokenizer, LogitRows::Last)?;
         Ok(())
     }
 
     fn summarise(
         &self,
-        base: &SubnetConfig,
-        chosen: &SubnetConfig,
-        uniform: &UniformPruning,
+        networks: [&Finished; 3],
         measured: Vec<NetworkLatency>,
-        perplexity: &dyn Fn(&SubnetConfig) -> anyhow::Result<f64>,
-        progress: Progress<'_>,
     ) -> anyhow::Result<[SummaryNetwork; 3]> {
-        let uniform_label = format!(
-            "uniform pruning, {} KV heads, width {}",
-            uniform.kv_heads, uniform.intermediate_size
-        );
-        let networks = [
-            ("full model".to_owned(), base),
-            ("chosen sub-network".to_owned(), chosen),
-            (uniform_label, &uniform.subnet),
-        ];
         let mut summaries = Vec::new();
-        for ((label, subnet), measured) in networks.into_iter().zip(measured) {
-            progress("scoring on the test text", summaries.len(), 3);
+        for (network, measured) in networks.into_iter().zip(measured) {
+            let prediction = self.table.predict(&network.subnet, &self.job.workload)?;
             summaries.push(SummaryNetwork {
-                label,
-                subnet: subnet.clone(),
-                parameters: subnet.parameters(self.model()),
-                predicted_tpot_us: self.table.predict(subnet, &self.job.workload)?.tpot_us,
+                label: network.label.clone(),
+                subnet: network.subnet.clone(),
+                parameters: network.subnet.parameters(self.model()),
+                predicted_tpot_us: prediction.tpot_us,
                 measured,
-                perplexity: perplexity(subnet)?,
-                search_kl_divergence: {
-                    let cut = self.prepared.supernet.cut(subnet)?;
-                    divergence(self.search, &cut)
-                },
+                perplexity: network.perplexity,
+                search_kl_divergence: network.search_kl_divergence,
             });
         }
         let summaries: Result<[SummaryNetwork; 3], _> = summaries.try_into();

@@ -54,11 +54,12 @@ pub struct Exported {
     pub parameters: u64,
 }
 
-/// The choices and which of the checkpoint's units they keep.
+/// The choices, whether the weights were corrected for drift, and which of the checkpoint's units they keep.
 #[derive(Serialize)]
 struct Manifest<'a> {
     #[serde(flatten)]
     subnet: &'a lathe_arch::SubnetConfig,
+    drift_corrected: bool,
     kept: Vec<Kept>,
 }
 
@@ -102,6 +103,7 @@ pub fn export_onnx(
     let layers = subnet.config().layers.iter();
     let manifest = Manifest {
         subnet: subnet.config(),
+        drift_corrected: subnet.is_corrected(),
         kept: layers
             .zip(&subnet.supernet().order().layers)
             .map(|(layer, order)| kept(layer, order, model.heads_per_group()))

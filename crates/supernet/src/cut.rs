@@ -22,6 +22,7 @@ pub struct Subnet<'a> {
     config: SubnetConfig,
     ends: &'a Ends,
     layers: Vec<CutLayer<'a>>,
+    is_corrected: bool,
 }
 
 /// The two blocks of a layer and their biases, which stand for what was cut away. The bias of a
@@ -37,7 +38,7 @@ pub(crate) struct CutLayer<'a> {
 pub(crate) enum Matrix<'a> {
     /// As the super-network has it.
     View(Window<'a>),
-    /// Quantised: what its integers stand for.
+    /// Quantised, as what its integers stand for, or corrected.
     Own(Array2<f32>),
     /// Refitted.
     Refitted(Arc<Recovered>),
@@ -129,6 +130,7 @@ impl<'a> Subnet<'a> {
             ends: supernet.ends(config.head_precision),
             config: config.clone(),
             layers: layers.collect::<Result<_, _>>()?,
+            is_corrected: false,
         })
     }
 
@@ -140,6 +142,16 @@ impl<'a> Subnet<'a> {
     /// The super-network it is a view of.
     pub fn supernet(&self) -> &'a Supernet {
         self.supernet
+    }
+
+    /// Whether it was corrected for drift ([`Self::correct_drift`]): another network then than the one
+    /// that its choices alone give.
+    pub fn is_corrected(&self) -> bool {
+        self.is_corrected
+    }
+
+    pub(crate) fn set_corrected(&mut self) {
+        self.is_corrected = true;
     }
 
     pub(crate) fn ends(&self) -> &'a Ends {

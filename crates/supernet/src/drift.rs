@@ -9,12 +9,13 @@
 
 use faer::linalg::solvers::{Llt, Solve};
 use faer::{Mat, Side};
+use lathe_arch::SubnetConfig;
 use ndarray::Array2;
 
 use crate::SupernetError;
 use crate::cut::{CutLayer, Matrix, Subnet};
-use crate::engine::forward::{self, Observer};
-use crate::engine::matmul::{Threads, Window, add_transposed_matmul};
+use crate::engine::forward::{self, NoObserver};
+use crate::engine::matmul::{Threads, Window, add_gram, add_transposed_matmul};
 use crate::engine::rope::RopeTable;
 use crate::evaluate::check_tokens;
 use crate::recovery::Recovered;
@@ -41,15 +42,13 @@ struct Streams {
 }
 
 impl Subnet<'_> {
-    /// The sub-network with the last matrices and biases of its blocks corrected for the drift of
-    /// its residual stream on `windows`. Blocks with a norm behind them (Gemma 3) stay as they are,
+    /// The sub-network with the matrices and biases of its blocks corrected for the drift of its
+    /// residual stream on `windows`. Blocks with a norm behind them (Gemma 3) stay as they are,
     /// and so do those before the first that is not the full model's.
     ///
-    /// An [`Evaluator`](crate::Evaluator) tells sub-networks apart by their choices alone: score this
-    /// one with [`perplexity_and_kl`](crate::perplexity_and_kl).
-    ///
     /// Takes about three passes of the full model over `windows`, and memory for two residual
-    /// streams, `2 * tokens * hidden_size` numbers. `on_progress` is told the layers done.
+    /// streams and the inputs of the widest block, `tokens * (2 * hidden_size + intermediate_size)`
+    /// numbers. `on_progress` is told the layers done.
     ///
     /// # Errors
     /// When a token lies outside the vocabulary or a window is longer than the context.
@@ -61,6 +60,10 @@ impl Subnet<'_> {
         let (supernet, seq_len) = (self.supernet(), windows.window_len());
         check_tokens(supernet, windows.tokens(), seq_len)?;
         let full = supernet.full();
+        let choices = |subnet: &SubnetConfig| (subnet.layers.clone(), subnet.head_precision);
+        if choices(self.config()) == choices(full.config()) {
+            return Ok(self);
+        }
         let rope = RopeTable::new(supernet.model(), seq_len);
         let mut batches: Vec<Streams> = Vec::new();
         for batch in windows.batches(BATCH_TOKENS) {
@@ -71,37 +74,98 @@ impl Subnet<'_> {
         }
         for layer in 0..supernet.model().num_hidden_layers {
             for half in [Half::Attention, Half::Mlp] {
-                let run = |subnet: &Subnet<'_>, x: &mut [f32]| {
-                    let mut rows = Rows::default();
-                    match half {
-                        Half::Attention => {
-                            forward::attention_half(subnet, layer, x, seq_len, &rope, &mut rows);
-                        }
-                        Half::Mlp => forward::mlp_half(subnet, layer, x, &mut rows),
-                    }
-                    rows.0
-                };
                 for streams in &mut batches {
-                    run(&full, &mut streams.full);
+                    full.run(layer, half, &mut streams.full, seq_len, &rope);
                 }
-                if let Some(channels) = self.correctable_channels(layer, half) {
-                    let mut drift = Drift::zeros(channels, supernet.model().hidden_size);
-                    for streams in &batches {
-                        let mut own = streams.own.clone();
-                        let rows = run(&self, &mut own);
-                        drift.add(&rows, &streams.full, &own, seq_len);
-                    }
-                    if let Some(correction) = drift.fit() {
-                        self.correct(layer, half, correction);
-                    }
-                }
-                for streams in &mut batches {
-                    run(&self, &mut streams.own);
-                }
+                self.correct_block(layer, half, &mut batches, seq_len, &rope);
             }
             on_progress(layer + 1);
         }
+        self.set_corrected();
         Ok(self)
+    }
+
+    fn run(&self, layer: usize, half: Half, x: &mut [f32], seq_len: usize, rope: &RopeTable) {
+        match half {
+            Half::Attention => {
+                forward::attention_half(self, layer, x, seq_len, rope, &mut NoObserver);
+            }
+            Half::Mlp => forward::mlp_half(self, layer, x, &mut NoObserver),
+        }
+    }
+
+    /// What enters the last matrix of a block, `[tokens, channels]`.
+    fn channels(
+        &self,
+        layer: usize,
+        half: Half,
+        x: &[f32],
+        seq_len: usize,
+        rope: &RopeTable,
+    ) -> Vec<f32> {
+        let blocks = self.layer(layer);
+        let rows = match half {
+            Half::Attention => blocks
+                .attention
+                .as_ref()
+                .map(|block| forward::mixed_values(self, block, layer, x, seq_len, rope)),
+            Half::Mlp => blocks
+                .mlp
+                .as_ref()
+                .map(|block| forward::mlp_neurons(self, block, x)),
+        };
+        rows.unwrap_or_default()
+    }
+
+    /// Adds a block's output to the residual stream.
+    fn add_output(&self, layer: usize, half: Half, x: &mut [f32], rows: Vec<f32>) {
+        let blocks = self.layer(layer);
+        match half {
+            Half::Attention => {
+                if let Some(block) = &blocks.attention {
+                    let bias = blocks.attention_bias.as_deref();
+                    forward::attention_output(self, block, bias, x, rows, |_| {});
+                }
+            }
+            Half::Mlp => {
+                if let Some(block) = &blocks.mlp {
+                    let bias = blocks.mlp_bias.as_deref();
+                    forward::mlp_output(self, block, bias, x, rows, |_| {});
+                }
+            }
+        }
+    }
+
+    /// Fits the last matrix of a block, and moves the residual streams behind it.
+    fn correct_block(
+        &mut self,
+        layer: usize,
+        half: Half,
+        batches: &mut [Streams],
+        seq_len: usize,
+        rope: &RopeTable,
+    ) {
+        let Some(channels) = self.correctable_channels(layer, half) else {
+            for streams in batches {
+                self.run(layer, half, &mut streams.own, seq_len, rope);
+            }
+            return;
+        };
+        let mut drift = Drift::zeros(channels, self.supernet().model().hidden_size);
+        let mut inputs = Vec::new();
+        for streams in &*batches {
+            let rows = self.channels(layer, half, &streams.own, seq_len, rope);
+            let mut own = streams.own.clone();
+            self.add_output(layer, half, &mut own, rows.clone());
+            drift.add(&rows, &streams.full, &own, seq_len);
+            inputs.push(rows);
+        }
+        if let Some(correction) = drift.fit() {
+            self.correct(layer, half, correction);
+        }
+        for (streams, rows) in batches.iter_mut().zip(inputs) {
+            self.add_output(layer, half, &mut streams.own, rows);
+        }
     }
 
     /// Inputs of the last matrix of a block that can be corrected.
@@ -160,20 +224,6 @@ impl Subnet<'_> {
     }
 }
 
-/// What enters the last matrix of a block, `[tokens, channels]`.
-#[derive(Default)]
-struct Rows(Vec<f32>);
-
-impl Observer for Rows {
-    fn attention(&mut self, _layer: usize, rows: &[f32]) {
-        rows.clone_into(&mut self.0);
-    }
-
-    fn mlp(&mut self, _layer: usize, rows: &[f32]) {
-        rows.clone_into(&mut self.0);
-    }
-}
-
 /// Weighted sums over tokens of a block's channels `x` and of the drift `e` behind it.
 ///
 /// A token weighs one over the mean square of its stream in the full model, since the next norm
@@ -224,7 +274,7 @@ impl Drift {
         }
         let x = Window::whole(&x, tokens, channels);
         let e = Window::whole(&e, tokens, hidden);
-        add_transposed_matmul(&mut self.xx, channels, x, x, 1.0, Threads::Pool);
+        add_gram(&mut self.xx, x);
         add_transposed_matmul(&mut self.xe, hidden, x, e, 1.0, Threads::Pool);
     }
 
@@ -238,7 +288,10 @@ impl Drift {
         let x: Vec<f64> = self.x.iter().map(|sum| sum / self.weight).collect();
         let e: Vec<f64> = self.e.iter().map(|sum| sum / self.weight).collect();
         let moment = |sums: &[f32], at: usize| f64::from(sums[at]) / self.weight;
-        let covariance = |i: usize, j: usize| moment(&self.xx, i * channels + j) - x[i] * x[j];
+        let covariance = |i: usize, j: usize| {
+            let (high, low) = (i.max(j), i.min(j));
+            moment(&self.xx, high * channels + low) - x[i] * x[j]
+        };
         let variances = (0..channels).map(|i| covariance(i, i));
         let ridge = RIDGE * variances.sum::<f64>() / channels as f64 + f64::MIN_POSITIVE;
         let ridged = Mat::from_fn(channels, channels, |i, j| {

@@ -88,7 +88,7 @@ impl Quality {
 ///
 /// The residual stream before every layer is kept, of the full model and of the last sub-networks
 /// that were scored. A sub-network is run only from the first layer on that differs from the one
-/// that has most layers in common with it.
+/// that has most layers in common with it; one that is corrected for drift is run whole.
 pub struct Evaluator<'a> {
     supernet: &'a Supernet,
     rope: RopeTable,
@@ -219,7 +219,11 @@ impl<'a> Evaluator<'a> {
         if of_teacher == layers {
             return self.teacher_normed.clone();
         }
-        let known = self.known(config, of_teacher);
+        // Streams are known by the choices that gave them.
+        let known = match subnet.is_corrected() {
+            true => vec![Vec::new(); self.batches.len()],
+            false => self.known(config, of_teacher),
+        };
         let batches = self.batches.iter().zip(known);
         let (streams, outputs) = batches
             .map(|(batch, mut known)| {
@@ -229,8 +233,9 @@ impl<'a> Evaluator<'a> {
                 self.run_from(subnet, known)
             })
             .unzip();
-        let trail = Trail::new(config, streams);
-        self.recent().keep(trail);
+        if !subnet.is_corrected() {
+            self.recent().keep(Trail::new(config, streams));
+        }
         outputs
     }
 

@@ -24,7 +24,7 @@ pub fn run(arguments: &Evaluate) -> anyhow::Result<()> {
     let subnet = arguments.subnet.as_deref();
     let (prepared, subnet) =
         context::prepare_network(&cache, &arguments.model, subnet, &mut steps)?;
-    let cut = context::cut(&prepared, &subnet, arguments.correct_drift, &mut steps)?;
+    let cut = context::cut(&prepared, &subnet, arguments.keep_drift, &mut steps)?;
     match questions {
         None => text(arguments, &prepared, &cut, steps),
         Some(questions) => choice(arguments, &prepared, &cut, &questions, steps),

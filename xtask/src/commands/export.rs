@@ -17,7 +17,7 @@ pub fn run(arguments: &Export) -> anyhow::Result<()> {
         Some(precision) => subnet.with_precision(precision),
         None => subnet,
     };
-    let cut = context::cut(&prepared, &subnet, arguments.correct_drift, &mut steps)?;
+    let cut = context::cut(&prepared, &subnet, arguments.keep_drift, &mut steps)?;
     steps.show("writing", 0, 1);
     let exported = match arguments.format {
         Format::Onnx => export_onnx(

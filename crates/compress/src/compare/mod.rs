@@ -1,5 +1,6 @@
 //! The search against structural pruning, at equal predicted latency and on the same text.
 
+mod drift;
 mod pruning;
 mod search;
 mod winners;
@@ -77,6 +78,8 @@ pub struct Contender {
     pub method: Method,
     /// Whether the least-squares refit stands for what was removed.
     pub is_refitted: bool,
+    /// Whether drift is corrected on top of that.
+    pub is_corrected: bool,
     /// The network.
     pub subnet: SubnetConfig,
     /// Predicted time to first token.
@@ -144,7 +147,10 @@ impl Contender {
     /// What it is called in a table.
     pub fn name(&self) -> String {
         match (self.method, self.is_refitted) {
-            (Method::Baseline(baseline), true) => format!("{} + refit", baseline.name()),
+            (Method::Baseline(baseline), true) => {
+                let drift = if self.is_corrected { ", drift" } else { "" };
+                format!("{} + refit{drift}", baseline.name())
+            }
             (method, _) => method.name().to_owned(),
         }
     }
@@ -202,6 +208,7 @@ impl Comparison<'_> {
                 })?);
             }
         }
+        self.correct_best_baselines(&mut contenders, base, &test, progress)?;
         let place = |c: &Contender| self.objectives.iter().position(|o| *o == c.objective);
         contenders.sort_by(|a, b| {
             let levels = b.level.total_cmp(&a.level);
@@ -225,9 +232,10 @@ impl Comparison<'_> {
     /// What a baseline's results rest on: with anything else they are made anew.
     fn key(&self, test: &TokenWindows) -> String {
         format!(
-            "{} {:016x} {:?} {} {:?} {:?} {} {} {} {:?}",
+            "{} {:016x} drift corrected on {} {:?} {} {:?} {:?} {} {} {} {:?}",
             self.prepared.name,
             self.prepared.supernet.digest(),
+            self.prepared.calibration_tokens(),
             test.first(16),
             self.workload,
             self.objectives,
@@ -282,6 +290,7 @@ impl Comparison<'_> {
             level,
             method,
             is_refitted,
+            is_corrected: false,
             subnet,
             ttft_us: prediction.ttft_us,
             tpot_us: prediction.tpot_us,

@@ -53,9 +53,13 @@ impl Comparison<'_> {
                 format!("the search found nothing at {level} of the full model's latency: give it more --evaluations")
             })?;
             let subnet = space.decode(&best.genome)?;
-            let score = perplexity(&supernet.cut(&subnet)?, test)?.negative_log_likelihood;
+            let cut = self.prepared.cut(&subnet, progress)?;
+            let score = perplexity(&cut, test)?.negative_log_likelihood;
             let by = (method, is_refitted);
-            contenders.push(self.contender(&limit, level, by, subnet, [base, score])?);
+            contenders.push(Contender {
+                is_corrected: self.prepared.corrects_drift(),
+                ..self.contender(&limit, level, by, subnet, [base, score])?
+            });
         }
         Ok(contenders)
     }

@@ -26,7 +26,7 @@ impl Comparison<'_> {
     }
 
     /// The super-network of a contender.
-    fn supernet_of(&self, contender: &Contender) -> anyhow::Result<Option<Supernet>> {
+    pub(super) fn supernet_of(&self, contender: &Contender) -> anyhow::Result<Option<Supernet>> {
         let Method::Baseline(baseline) = contender.method else {
             return Ok(None);
         };
@@ -66,14 +66,17 @@ impl Comparison<'_> {
                 let winners = Self::winners(compared, objective, level);
                 let name = format!("{}-{level}", objective.name());
                 let accuracies: Vec<Accuracy> = cached(&path(&name), key, || {
-                    let score = |index: &usize| -> anyhow::Result<Accuracy> {
+                    let mut score = |index: &usize| -> anyhow::Result<Accuracy> {
                         let contender = &compared.contenders[*index];
                         let own = self.supernet_of(contender)?;
                         let supernet = own.as_ref().unwrap_or(&self.prepared.supernet);
-                        let cut = supernet.cut(&contender.subnet)?;
+                        let mut cut = supernet.cut(&contender.subnet)?;
+                        if contender.is_corrected {
+                            cut = self.prepared.correct(cut, progress)?;
+                        }
                         Ok(set.score(&cut, |_, _| {})?.all)
                     };
-                    winners.iter().map(score).collect()
+                    winners.iter().map(&mut score).collect()
                 })?;
                 for (winner, accuracy) in winners.into_iter().zip(accuracies) {
                     compared.contenders[winner].accuracy = Some(accuracy);
@@ -131,7 +134,7 @@ impl Comparison<'_> {
         let mut models = vec![export("full".to_owned(), supernet, &self.full())?];
         for &winner in winners {
             let contender = &compared.contenders[winner];
-            // Weights do not matter to the clock, biases do: each is exported as it is scored.
+            // The clock does not tell weights from corrected ones.
             let own = self.supernet_of(contender)?;
             let supernet = own.as_ref().unwrap_or(supernet);
             models.push(export(winner.to_string(), supernet, &contender.subnet)?);

@@ -80,12 +80,7 @@ pub(crate) fn attention_half(
     let Some(attention) = &blocks.attention else {
         return add_constant(x, bias);
     };
-    let rope = rope.of(subnet.supernet().model().layer_type(layer));
-    let shape = attention_shape(subnet, attention, layer, seq_len);
-    let [mut q, mut k, v] = queries_keys_values(subnet, attention, x);
-    rotate(rope, &mut q, shape.heads * shape.head_dim, seq_len, 0);
-    rotate(rope, &mut k, shape.kv_heads * shape.head_dim, seq_len, 0);
-    let mixed = causal_attention(&q, &k, &v, shape);
+    let mixed = mixed_values(subnet, attention, layer, x, seq_len, rope);
     observer.attention(layer, &mixed);
     let observe = |rows: &[f32]| observer.normed_attention(layer, rows);
     attention_output(subnet, attention, bias, x, mixed, observe);
@@ -107,6 +102,23 @@ pub(crate) fn mlp_half(
     observer.mlp(layer, &neurons);
     let observe = |rows: &[f32]| observer.normed_mlp(layer, rows);
     mlp_output(subnet, mlp, bias, x, neurons, observe);
+}
+
+/// What enters `o_proj`: the values that every head has mixed, `[tokens, heads * head_dim]`.
+pub(crate) fn mixed_values(
+    subnet: &Subnet<'_>,
+    attention: &CutAttention<'_>,
+    layer: usize,
+    x: &[f32],
+    seq_len: usize,
+    rope: &RopeTable,
+) -> Vec<f32> {
+    let rope = rope.of(subnet.supernet().model().layer_type(layer));
+    let shape = attention_shape(subnet, attention, layer, seq_len);
+    let [mut q, mut k, v] = queries_keys_values(subnet, attention, x);
+    rotate(rope, &mut q, shape.heads * shape.head_dim, seq_len, 0);
+    rotate(rope, &mut k, shape.kv_heads * shape.head_dim, seq_len, 0);
+    causal_attention(&q, &k, &v, shape)
 }
 
 /// Runs layer `layer` over the next tokens of one sequence, whose past is in `cache`.
@@ -259,7 +271,7 @@ pub(crate) fn attention_output(
 }
 
 /// `activation(gate x) * up x` of the normalised input, `[tokens, intermediate_size]`.
-fn mlp_neurons(subnet: &Subnet<'_>, block: &CutMlp<'_>, x: &[f32]) -> Vec<f32> {
+pub(crate) fn mlp_neurons(subnet: &Subnet<'_>, block: &CutMlp<'_>, x: &[f32]) -> Vec<f32> {
     let model = subnet.supernet().model();
     let hidden = model.hidden_size;
     let tokens = x.len() / hidden;
@@ -274,7 +286,7 @@ fn mlp_neurons(subnet: &Subnet<'_>, block: &CutMlp<'_>, x: &[f32]) -> Vec<f32> {
 }
 
 /// `x += down(neurons)`
-fn mlp_output(
+pub(crate) fn mlp_output(
     subnet: &Subnet<'_>,
     block: &CutMlp<'_>,
     bias: Option<&[f32]>,

@@ -1,0 +1,72 @@
+//! Correcting drift in the baselines that come nearest to the searches.
+
+use lathe_supernet::{TokenWindows, perplexity};
+
+use super::{Comparison, Contender};
+use crate::artefact::cached;
+use crate::{LatencyObjective, Progress};
+
+/// Refitted baselines that are corrected at each level, the best first: it takes minutes each, and
+/// the others lose more than a correction gives.
+const CORRECTED: usize = 3;
+
+impl Comparison<'_> {
+    /// Corrects the best refitted baselines of every level for drift, as the searches' networks are.
+    pub(super) fn correct_best_baselines(
+        &self,
+        contenders: &mut [Contender],
+        base: f64,
+        test: &TokenWindows,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<()> {
+        if !self.prepared.corrects_drift() {
+            return Ok(());
+        }
+        for &objective in &self.objectives {
+            for &level in &self.levels {
+                for index in best_refitted(contenders, objective, level) {
+                    let contender = &mut contenders[index];
+                    let slug = contender.method.slug();
+                    let path = format!("corrected-{slug}-{}-{level}.json", objective.name());
+                    let key = format!("{} {:?}", self.key(test), contender.subnet);
+                    let score = cached(&self.folder.join(path), &key, || {
+                        self.corrected(contender, test, progress)
+                    })?;
+                    contender.is_corrected = true;
+                    contender.perplexity = score.exp();
+                    contender.log_perplexity_increase = score - base;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Log-perplexity of a refitted baseline that is corrected for drift.
+    fn corrected(
+        &self,
+        contender: &Contender,
+        test: &TokenWindows,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<f64> {
+        let own = self.supernet_of(contender)?;
+        let supernet = own.as_ref().unwrap_or(&self.prepared.supernet);
+        let cut = supernet.cut(&contender.subnet)?;
+        let cut = self.prepared.correct(cut, progress)?;
+        Ok(perplexity(&cut, test)?.negative_log_likelihood)
+    }
+}
+
+/// Where the best refitted baselines of a level stand.
+fn best_refitted(contenders: &[Contender], objective: LatencyObjective, level: f64) -> Vec<usize> {
+    let is_one = |c: &Contender| {
+        c.objective == objective && c.level == level && c.is_refitted && !c.method.is_search()
+    };
+    let all = contenders.iter().enumerate();
+    let mut found: Vec<(usize, f64)> = all
+        .filter(|(_, c)| is_one(c))
+        .map(|(index, c)| (index, c.perplexity))
+        .collect();
+    found.sort_by(|a, b| a.1.total_cmp(&b.1));
+    found.truncate(CORRECTED);
+    found.into_iter().map(|(index, _)| index).collect()
+}
