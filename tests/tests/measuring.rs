@@ -106,9 +106,10 @@ fn a_profile_covers_batches_precisions_and_repeats_itself() {
         let phases = table.entries.iter().filter(|e| e.phase.batch() == batch);
         assert_eq!(2 * phases.count(), table.entries.len());
     }
-    let repeat = table.protocol.repeatability.unwrap();
+    let repeat = table.protocol.repeatability.as_ref().unwrap();
     assert_eq!(repeat.entries, table.entries.len());
     assert!(repeat.median <= repeat.p95 && repeat.p95 <= repeat.worst);
+    assert_eq!(repeat.most_different[0].share, repeat.worst);
     // Two precisions, prefill and decode.
     assert_eq!(table.calibration.len(), 4);
     let model = &table.model.dimensions;

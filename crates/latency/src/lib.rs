@@ -27,7 +27,7 @@ pub use memory::{MemoryModel, MemoryPoint, context_bytes};
 pub use predict::Prediction;
 pub use space::SpacePrices;
 pub use table::{
-    Baseline, Bound, DeviceFingerprint, Entry, Interference, LatencyStatistics, LatencyTable,
-    ModelDescription, Placement, Protocol, Reference, Repeatability, Roof, RuntimeFingerprint,
-    TABLE_VERSION,
+    Baseline, Bound, DeviceFingerprint, Entry, EntryDifference, Interference, LatencyStatistics,
+    LatencyTable, ModelDescription, Placement, Protocol, Reference, Repeatability, Roof,
+    RuntimeFingerprint, TABLE_VERSION,
 };

@@ -184,8 +184,20 @@ pub struct Baseline {
     pub samples: usize,
 }
 
-/// What two profiles of the same blocks differ by (A/A), as shares of the price.
+/// How far two prices of one entry differ.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EntryDifference {
+    /// The block.
+    pub block: BlockShape,
+    /// The pass.
+    pub phase: Phase,
+    /// Absolute difference, as a share of the second price.
+    pub share: f64,
+}
+
+/// What two profiles of the same blocks differ by (A/A), as shares of the price.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Repeatability {
     /// Entries compared.
@@ -200,6 +212,9 @@ pub struct Repeatability {
     pub raw_median: f64,
     /// 95th percentile of the raw differences.
     pub raw_p95: f64,
+    /// The entries that differ most, the worst first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub most_different: Vec<EntryDifference>,
     /// What was done to the second profile on purpose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interference: Option<Interference>,
@@ -337,10 +352,12 @@ impl LatencyTable {
     fn check_protocol(&self) -> Result<(), LatencyError> {
         let protocol = &self.protocol;
         let rates = protocol.operations_per_second.values();
-        let repeatability = protocol
-            .repeatability
-            .iter()
-            .flat_map(|r| [r.median, r.p95, r.worst, r.raw_median, r.raw_p95]);
+        let repeatability = protocol.repeatability.iter().flat_map(|r| {
+            let differences = r.most_different.iter().map(|entry| entry.share);
+            [r.median, r.p95, r.worst, r.raw_median, r.raw_p95]
+                .into_iter()
+                .chain(differences)
+        });
         let placement = protocol.placement.iter().flat_map(|at| {
             [
                 ("placement.round_trip_ns", at.round_trip_ns),

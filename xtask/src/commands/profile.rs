@@ -187,6 +187,14 @@ fn print(table: &LatencyTable) {
             100.0 * repeat.raw_median,
             100.0 * repeat.raw_p95
         );
+        for entry in &repeat.most_different {
+            println!(
+                "  {:.1} %: {}, {}",
+                100.0 * entry.share,
+                entry.block,
+                entry.phase
+            );
+        }
         if let Some(hog) = &repeat.interference {
             println!(
                 "a busy loop ran beside {} visits of the second profile; {} were noticed and thrown away",

@@ -1,7 +1,7 @@
 //! Two profiles of the same plan, and how far they differ.
 
 use lathe_arch::{Phase, Precision};
-use lathe_latency::{LatencyTable, Repeatability};
+use lathe_latency::{EntryDifference, LatencyTable, Repeatability};
 
 use super::{ProfileRequest, Run};
 use crate::ProfilerError;
@@ -10,6 +10,9 @@ use crate::plan::ProfilePlan;
 use crate::price::reference_us;
 use crate::statistics::{median, quantile};
 use crate::visit::round_trips;
+
+/// Entries that are named because their prices differ most.
+const NAMED: usize = 3;
 
 /// What becomes of the second of two profiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +85,7 @@ fn repeatability(one: &LatencyTable, other: &LatencyTable) -> Repeatability {
         let at = |table: &LatencyTable| reference_us(&table.protocol.references, precision, phase);
         Some(at(one)? / at(other)?)
     };
-    let (mut prices, mut raw) = (Vec::new(), Vec::new());
+    let (mut differences, mut raw) = (Vec::new(), Vec::new());
     for entry in &one.entries {
         let mut others = other.entries.iter();
         let same = others.find(|e| e.block == entry.block && e.phase == entry.phase);
@@ -90,9 +93,16 @@ fn repeatability(one: &LatencyTable, other: &LatencyTable) -> Repeatability {
             continue;
         };
         let difference = |a: f64, b: f64| (a / (b * level) - 1.0).abs();
-        prices.push(difference(entry.price_us, same.price_us));
+        differences.push(EntryDifference {
+            block: entry.block,
+            phase: entry.phase,
+            share: difference(entry.price_us, same.price_us),
+        });
         raw.push(difference(entry.latency.median_us, same.latency.median_us));
     }
+    let prices: Vec<f64> = differences.iter().map(|entry| entry.share).collect();
+    differences.sort_by(|a, b| b.share.total_cmp(&a.share));
+    differences.truncate(NAMED);
     Repeatability {
         entries: prices.len(),
         median: median(&prices),
@@ -100,6 +110,7 @@ fn repeatability(one: &LatencyTable, other: &LatencyTable) -> Repeatability {
         worst: quantile(&prices, 1.0),
         raw_median: median(&raw),
         raw_p95: quantile(&raw, 0.95),
+        most_different: differences,
         interference: None,
     }
 }
