@@ -2,34 +2,31 @@
 //!
 //! Refits ([`crate::recovery`]) know what a block's channels are in the full model. In a sub-network
 //! they see a residual stream that has drifted: the errors of all blocks before are in it. Block by
-//! block, on what the sub-network itself computes, the last matrix takes in a share of the ridge
-//! least-squares fit of that drift, `full stream - own stream`, by the block's channels. (SparseGPT,
-//! 2301.00774, and GPTQ, 2210.17323, take layers in the same order, on the same inputs.)
-//!
-//! Channels tell little of the drift, and a fit of its own text always seems to tell more: followed
-//! by fits of what it leaves, it would end at networks that suit that text alone. So the text is in
-//! parts, and the stream of each is corrected by a fit on the others (cross-fitting, Chernozhukov et
-//! al. 2018, 1608.00060). What these foretell of parts that they have not seen sets the share: none,
-//! where it is nothing.
+//! block, on what the sub-network itself computes, the last matrix takes in a step of the ridge
+//! least-squares fit of that drift, `full stream - own stream`, by the block's channels. Where they
+//! tell nothing of it, the output stays as it is. (SparseGPT, 2301.00774, and GPTQ, 2210.17323, take
+//! layers in the same order, on the same inputs.)
 
-mod fit;
-
+use faer::linalg::solvers::{Llt, Solve};
+use faer::{Mat, Side};
 use lathe_arch::SubnetConfig;
+use ndarray::Array2;
 
 use crate::SupernetError;
 use crate::cut::{CutLayer, Matrix, Subnet};
 use crate::engine::forward::{self, NoObserver};
+use crate::engine::matmul::{Threads, Window, add_gram, add_transposed_matmul};
 use crate::engine::rope::RopeTable;
 use crate::evaluate::check_tokens;
 use crate::recovery::Recovered;
 use crate::text::TokenWindows;
 
-use fit::{Moments, Share, foretold, token_weights};
-
 /// Tokens run together: bounds the memory of the activations.
 const BATCH_TOKENS: usize = 2048;
-/// Parts of the text: each is corrected by what the others tell.
-const PARTS: usize = 4;
+/// What is added to the diagonal of the channels' covariance, as a share of its mean.
+const RIDGE: f64 = 0.1;
+/// Share of the fit that is taken: a part of the drift is noise that the next text has otherwise.
+const STEP: f64 = 0.5;
 
 /// One of the two blocks of a layer.
 #[derive(Debug, Clone, Copy)]
@@ -69,8 +66,7 @@ impl Subnet<'_> {
         }
         let rope = RopeTable::new(supernet.model(), seq_len);
         let mut batches: Vec<Streams> = Vec::new();
-        let part_tokens = windows.token_count().div_ceil(PARTS);
-        for batch in windows.batches(BATCH_TOKENS.min(part_tokens)) {
+        for batch in windows.batches(BATCH_TOKENS) {
             batches.push(Streams {
                 full: forward::embed(&full, &batch.inputs),
                 own: forward::embed(&self, &batch.inputs),
@@ -155,43 +151,21 @@ impl Subnet<'_> {
             }
             return;
         };
-        let (all, hidden) = (batches.len(), self.supernet().model().hidden_size);
-        let parts = PARTS.min(all);
-        let part = |batch: usize| batch * parts / all;
-        let mut moments = vec![Moments::zeros(channels, hidden); parts];
-        let mut seen = Vec::new();
-        for (batch, streams) in batches.iter_mut().enumerate() {
+        let mut drift = Drift::zeros(channels, self.supernet().model().hidden_size);
+        let mut inputs = Vec::new();
+        for streams in &*batches {
             let rows = self.channels(layer, half, &streams.own, seq_len, rope);
-            self.add_output(layer, half, &mut streams.own, rows.clone());
-            let weights = token_weights(&streams.full, &streams.own, hidden, seq_len);
-            moments[part(batch)].add(&rows, &streams.full, &streams.own, &weights);
-            seen.push((rows, weights));
+            let mut own = streams.own.clone();
+            self.add_output(layer, half, &mut own, rows.clone());
+            drift.add(&rows, &streams.full, &own, seq_len);
+            inputs.push(rows);
         }
-        let others = |part: usize| moments[..part].iter().chain(&moments[part + 1..]);
-        let fits = (0..parts).map(|part| Moments::sum(channels, hidden, others(part)).fit());
-        let fits: Vec<Option<Recovered>> = fits.collect();
-        let mut share = Share::default();
-        let mut drifts = Vec::new();
-        for (batch, (streams, (rows, weights))) in batches.iter().zip(seen).enumerate() {
-            let drift = fits[part(batch)].as_ref().map(|fit| foretold(fit, &rows));
-            if let Some(drift) = &drift {
-                share.add(drift, &streams.full, &streams.own, &weights);
-            }
-            drifts.push(drift.unwrap_or_default());
+        if let Some(correction) = drift.fit() {
+            self.correct(layer, half, correction);
         }
-        let share = share.best();
-        let whole = Moments::sum(channels, hidden, moments.iter());
-        let Some(mut correction) = whole.fit().filter(|_| share > 0.0) else {
-            return;
-        };
-        for (streams, drift) in batches.iter_mut().zip(drifts) {
-            for (own, drift) in streams.own.iter_mut().zip(drift) {
-                *own += share * drift;
-            }
+        for (streams, rows) in batches.iter_mut().zip(inputs) {
+            self.add_output(layer, half, &mut streams.own, rows);
         }
-        correction.matrix *= share;
-        correction.bias.iter_mut().for_each(|bias| *bias *= share);
-        self.correct(layer, half, correction);
     }
 
     /// Inputs of the last matrix of a block that can be corrected.
@@ -247,5 +221,96 @@ impl Subnet<'_> {
             *sum += value;
         }
         *bias = Some(sum);
+    }
+}
+
+/// Weighted sums over tokens of a block's channels `x` and of the drift `e` behind it.
+///
+/// A token weighs one over the mean square of its stream in the full model, since the next norm
+/// takes its scale away; the first of a window, on which attention piles up what it has no use for
+/// (2309.17453), nothing.
+struct Drift {
+    weight: f64,
+    x: Vec<f64>,
+    e: Vec<f64>,
+    /// `x x^T`, `[channels, channels]`
+    xx: Vec<f32>,
+    /// `x e^T`, `[channels, hidden]`
+    xe: Vec<f32>,
+}
+
+impl Drift {
+    fn zeros(channels: usize, hidden: usize) -> Self {
+        Self {
+            weight: 0.0,
+            x: vec![0.0; channels],
+            e: vec![0.0; hidden],
+            xx: vec![0.0; channels * channels],
+            xe: vec![0.0; channels * hidden],
+        }
+    }
+
+    /// Takes in whole sequences: `rows [tokens, channels]`, and the streams behind the block.
+    fn add(&mut self, rows: &[f32], full: &[f32], own: &[f32], seq_len: usize) {
+        let (channels, hidden) = (self.x.len(), self.e.len());
+        let tokens = full.len() / hidden;
+        let mut x = rows.to_vec();
+        let mut e: Vec<f32> = full.iter().zip(own).map(|(full, own)| full - own).collect();
+        let each = x.chunks_exact_mut(channels).zip(e.chunks_exact_mut(hidden));
+        for (token, ((x, e), full)) in each.zip(full.chunks_exact(hidden)).enumerate() {
+            let square = full.iter().map(|v| f64::from(v * v)).sum::<f64>() / hidden as f64;
+            let weight = match token % seq_len {
+                0 => 0.0,
+                _ => 1.0 / square.max(f64::from(f32::MIN_POSITIVE)),
+            };
+            self.weight += weight;
+            let root = weight.sqrt();
+            for (sums, values) in [(&mut self.x, x), (&mut self.e, e)] {
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum += weight * f64::from(*value);
+                    *value *= root as f32;
+                }
+            }
+        }
+        let x = Window::whole(&x, tokens, channels);
+        let e = Window::whole(&e, tokens, hidden);
+        add_gram(&mut self.xx, x);
+        add_transposed_matmul(&mut self.xe, hidden, x, e, 1.0, Threads::Pool);
+    }
+
+    /// What is to be added to the matrix and to the bias; `None` where nothing has drifted, or where
+    /// the network is broken and its stream holds no numbers.
+    fn fit(&self) -> Option<Recovered> {
+        let (channels, hidden) = (self.x.len(), self.e.len());
+        if self.weight == 0.0 || self.xe.iter().all(|v| *v == 0.0) {
+            return None;
+        }
+        let x: Vec<f64> = self.x.iter().map(|sum| sum / self.weight).collect();
+        let e: Vec<f64> = self.e.iter().map(|sum| sum / self.weight).collect();
+        let moment = |sums: &[f32], at: usize| f64::from(sums[at]) / self.weight;
+        let covariance = |i: usize, j: usize| {
+            let (high, low) = (i.max(j), i.min(j));
+            moment(&self.xx, high * channels + low) - x[i] * x[j]
+        };
+        let variances = (0..channels).map(|i| covariance(i, i));
+        let ridge = RIDGE * variances.sum::<f64>() / channels as f64 + f64::MIN_POSITIVE;
+        let ridged = Mat::from_fn(channels, channels, |i, j| {
+            covariance(i, j) + if i == j { ridge } else { 0.0 }
+        });
+        let target = Mat::from_fn(channels, hidden, |i, o| {
+            moment(&self.xe, i * hidden + o) - x[i] * e[o]
+        });
+        let solution = Llt::new(ridged.as_ref(), Side::Lower).ok()?.solve(&target);
+        let mut bias: Vec<f64> = e.iter().map(|mean| STEP * mean).collect();
+        let matrix = Array2::from_shape_fn((channels, hidden), |(i, o)| {
+            let value = STEP * solution[(i, o)];
+            bias[o] -= value * x[i];
+            value as f32
+        });
+        let is_finite = matrix.iter().all(|v| v.is_finite()) && bias.iter().all(|v| v.is_finite());
+        is_finite.then(|| Recovered {
+            matrix,
+            bias: bias.iter().map(|v| *v as f32).collect(),
+        })
     }
 }

@@ -8,7 +8,7 @@ use crate::{LatencyObjective, Progress};
 
 /// Refitted baselines that are corrected at each level, the best first: it takes minutes each. One
 /// that was third before has been first after it, so fewer would not do.
-const CORRECTED: usize = 4;
+const CORRECTED: usize = 3;
 
 impl Comparison<'_> {
     /// Corrects the best refitted baselines of every level for drift, as the searches' networks are.
