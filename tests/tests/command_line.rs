@@ -63,7 +63,7 @@ fn profile_predict_search_export_and_report() {
         "--text",
         &text,
         "--calibration-tokens",
-        "2048",
+        "4096",
     ];
     desk.succeeds(&[&["export", "--subnet", &subnet, "--out", &out], &common[..]].concat());
     for file in [
