@@ -287,7 +287,8 @@ pub struct Evaluate {
     #[arg(long, value_name = "FILE")]
     pub subnet: Option<PathBuf>,
     /// Leave the blocks as searches rank them, not corrected for what those before them have
-    /// shifted: saves minutes, and more is lost
+    /// shifted: saves minutes, and more is lost. With fewer than 32 --calibration-tokens for each
+    /// channel of the widest block they are left so anyway
     #[arg(long, requires = "subnet")]
     pub keep_drift: bool,
     /// What is scored: perplexity, kl, mmlu (letters), mmlu-cloze (answers), or a file of JSON
@@ -469,7 +470,8 @@ pub struct Export {
     #[arg(long, value_name = "FILE")]
     pub subnet: Option<PathBuf>,
     /// Leave the blocks as searches rank them, not corrected for what those before them have
-    /// shifted: saves minutes, and more is lost
+    /// shifted: saves minutes, and more is lost. With fewer than 32 --calibration-tokens for each
+    /// channel of the widest block they are left so anyway
     #[arg(long, requires = "subnet")]
     pub keep_drift: bool,
     /// The format
