@@ -136,8 +136,8 @@ pub struct SummaryNetwork {
     pub measured: NetworkLatency,
     /// Perplexity on text that neither calibration nor search has seen.
     pub perplexity: f64,
-    /// KL divergence from the full model on the text of the search, in nats. That of the search's
-    /// own evaluations is higher: it corrects no drift.
+    /// KL divergence from the full model on the text of the search, in nats. Where drift is
+    /// corrected, that of the search's own evaluations is higher.
     pub search_kl_divergence: f64,
 }
 
