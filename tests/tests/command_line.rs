@@ -210,6 +210,37 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
 }
 
 #[test]
+fn a_narrower_model_is_a_model_like_any_other() {
+    let desk = Desk::with_text();
+    let (model, text, out) = (desk.model(), desk.text("text.txt"), desk.text("narrow"));
+    let narrow = ["narrow", "--model", &model, "--text", &text, "--json"];
+    let sizes = ["--calibration-tokens", "2048", "--tokens", "512"];
+    let narrow = [&narrow, &sizes[..]].concat();
+    let narrowed = desk.succeeds(&[&narrow[..], &["--hidden-size", "48", "--out", &out]].concat());
+    let narrowed: serde_json::Value = serde_json::from_str(&narrowed).unwrap();
+    assert_eq!(narrowed["hidden_size"], serde_json::json!([64, 48]));
+    let evaluate = ["evaluate", "--model", &out, "--text", &text, "--json"];
+    let quality = desk.succeeds(&[&evaluate[..], &["--tokens", "512"]].concat());
+    let quality: serde_json::Value = serde_json::from_str(&quality).unwrap();
+    let [expected, found] = [&narrowed["perplexity"][1], &quality["perplexity"]];
+    let [expected, found] = [expected, found].map(|value| value.as_f64().unwrap());
+    assert!((found / expected - 1.0).abs() < 1e-6, "{found}, {expected}");
+    let table = desk.text("narrow.yaml");
+    desk.succeeds(&short_profile(&out, &table, "f32"));
+    let table = LatencyTable::load(Path::new(&table)).unwrap();
+    assert_eq!(table.model.dimensions.hidden_size, 48);
+
+    let message = desk.fails(&[&narrow[..], &["--hidden-size", "99", "--out", &out]].concat());
+    assert!(
+        message.contains("99") && message.contains("64"),
+        "{message}"
+    );
+    let itself = ["--hidden-size", "48", "--out", &model];
+    let message = desk.fails(&[&narrow[..], &itself].concat());
+    assert!(message.contains("--out"), "{message}");
+}
+
+#[test]
 fn quickstart_does_the_whole_job_and_does_not_repeat_it() {
     let desk = Desk::with_text();
     let (model, text, out) = (desk.model(), desk.text("text.txt"), desk.text("run"));

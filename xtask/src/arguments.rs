@@ -48,6 +48,9 @@ pub enum Command {
         after_help = "Example: cargo xtask search --table runs/table.yaml --evaluations 200 --study runs/study.db"
     )]
     Search(Search),
+    /// Write the model with a narrower residual stream, as a checkpoint to profile and search
+    #[command(after_help = "Example: cargo xtask narrow --hidden-size 560 --out runs/narrow")]
+    Narrow(Narrow),
     /// Hold the search against structural pruning baselines at equal latency
     #[command(
         after_help = "Example: cargo xtask compare --table runs/table.yaml --objective tpot --levels 0.8,0.6"
@@ -301,6 +304,32 @@ pub struct Evaluate {
     /// Questions to score, of the others: the first of a fixed order, so that more contain fewer
     #[arg(long, default_value_t = 500, value_name = "N")]
     pub questions: usize,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Narrow {
+    /// Name in models/, a YAML of that kind, a GGUF file, a Hugging Face folder, or OWNER/NAME on the
+    /// Hugging Face Hub
+    #[arg(long, default_value = "smollm2-135m", value_name = "NAME|PATH")]
+    pub model: String,
+    /// Text to work on instead of the fetched one: paragraphs, or JSON lines with a field "0"
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Width of the residual stream that is left
+    #[arg(long, value_name = "N")]
+    pub hidden_size: usize,
+    /// Tokens from which the stream's principal components are taken; with less text, what there is
+    #[arg(long, default_value_t = 16384, value_name = "N")]
+    pub calibration_tokens: usize,
+    /// Tokens of the perplexities before and after
+    #[arg(long, default_value_t = 4096, value_name = "N")]
+    pub tokens: usize,
+    /// The Hugging Face folder to write
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,

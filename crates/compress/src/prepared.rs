@@ -301,13 +301,33 @@ impl Prepared {
     /// # Errors
     /// When the part has too little text.
     pub fn windows(&self, split: Split, tokens: usize) -> anyhow::Result<TokenWindows> {
-        let context = self.model().max_position_embeddings;
-        let window_tokens = WINDOW_TOKENS.min(context).min(tokens).max(1);
-        let windows = tokens.div_ceil(window_tokens).max(1);
+        let (windows, window_tokens) = window_count(self.model(), tokens);
         Ok(self
             .text
             .windows(split, &self.tokenizer, windows, window_tokens)?)
     }
+
+    /// The same, or what text there is.
+    ///
+    /// # Errors
+    /// When the part does not fill a single window.
+    pub(crate) fn windows_up_to(
+        &self,
+        split: Split,
+        tokens: usize,
+    ) -> anyhow::Result<TokenWindows> {
+        let (windows, window_tokens) = window_count(self.model(), tokens);
+        Ok(self
+            .text
+            .windows_up_to(split, &self.tokenizer, windows, window_tokens)?)
+    }
+}
+
+/// How many windows hold `tokens` tokens, and the tokens of each.
+pub(crate) fn window_count(model: &ModelConfig, tokens: usize) -> (usize, usize) {
+    let context = model.max_position_embeddings;
+    let window_tokens = WINDOW_TOKENS.min(context).min(tokens).max(1);
+    (tokens.div_ceil(window_tokens).max(1), window_tokens)
 }
 
 /// The text to work on: `file`, or what is fetched.
@@ -327,7 +347,7 @@ pub fn load_text(cache: &Cache, file: Option<&Path>) -> anyhow::Result<TextSplit
 }
 
 /// Windows of the calibration text with `tokens` tokens in all; with less text, what there is.
-fn calibration_windows(
+pub(crate) fn calibration_windows(
     text: &TextSplits,
     tokenizer: &Tokenizer,
     model: &ModelConfig,

@@ -55,27 +55,3 @@ fn model_type(family: Family) -> &'static str {
         Family::Gemma3 => "gemma3_text",
     }
 }
-
-/// What genai needs beside `tokenizer.json`.
-pub fn tokenizer_config(model: &ModelConfig, tokenizer: &Tokenizer) -> Value {
-    let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
-    let mut config = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": model.max_position_embeddings,
-        "clean_up_tokenization_spaces": false,
-    });
-    // genai refuses a null where it expects a text.
-    for (field, value) in [
-        ("bos_token", token(tokenizer.bos_token_id())),
-        ("eos_token", token(tokenizer.eos_token_id())),
-        (
-            "chat_template",
-            tokenizer.chat_template().map(str::to_owned),
-        ),
-    ] {
-        if let Some(value) = value {
-            config[field] = json!(value);
-        }
-    }
-    config
-}

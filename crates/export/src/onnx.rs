@@ -97,7 +97,7 @@ pub fn export_onnx(
     write(&folder.join("genai_config.json"), &pretty(&config))?;
     if let Some(tokenizer) = tokenizer {
         write(&folder.join("tokenizer.json"), tokenizer.json())?;
-        let config = genai::tokenizer_config(model, tokenizer);
+        let config = tokenizer.config(model.max_position_embeddings);
         write(&folder.join("tokenizer_config.json"), &pretty(&config))?;
     }
     let layers = subnet.config().layers.iter();

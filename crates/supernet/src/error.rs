@@ -54,6 +54,14 @@ pub enum SupernetError {
         /// The value found.
         value: f64,
     },
+    /// A model cannot be given a narrower residual stream.
+    #[error("hidden_size {hidden_size}: {reason}")]
+    Narrow {
+        /// The width asked for.
+        hidden_size: usize,
+        /// Why not.
+        reason: String,
+    },
     /// A gradient was asked of rounded weights.
     #[error("{precision} weights have no gradient: f32 ones have")]
     NotDifferentiable {

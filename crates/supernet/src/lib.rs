@@ -51,6 +51,8 @@ mod file;
 mod generate;
 mod gradient;
 mod importance;
+mod narrow;
+mod numbers;
 mod prefix;
 mod recovery;
 mod supernet;
@@ -67,6 +69,7 @@ pub use gradient::{AttentionGradient, LayerGradient, MlpGradient, loss_gradient}
 pub use importance::{
     Importance, ImportanceOrder, LayerOrder, LayerScores, standardized_fluctuations,
 };
+pub use narrow::narrowed;
 pub use recovery::Recovery;
 pub use supernet::Supernet;
 pub use text::{Split, TextSplits, TokenWindows};

@@ -28,7 +28,7 @@ impl Comparison<'_> {
                     let contender = &mut contenders[index];
                     let slug = contender.method.slug();
                     let path = format!("corrected-{slug}-{}-{level}.json", objective.name());
-                    let key = format!("{} {:?}", self.key(test), contender.subnet);
+                    let key = format!("{} {:?}", self.score_key(test), contender.subnet);
                     let score = cached(&self.folder.join(path), &key, || {
                         self.corrected(contender, test, progress)
                     })?;

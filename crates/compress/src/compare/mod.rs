@@ -204,7 +204,7 @@ impl Comparison<'_> {
             for &objective in &self.objectives {
                 let path = format!("{}-{}.json", method.slug(), objective.name());
                 contenders.extend(cached(&self.folder.join(path), &key, || {
-                    self.search(method, objective, base, &test, progress)
+                    self.search(method, objective, (base, &test, &key), progress)
                 })?);
             }
         }
@@ -229,20 +229,28 @@ impl Comparison<'_> {
         Ok(compared)
     }
 
-    /// What a baseline's results rest on: with anything else they are made anew.
-    fn key(&self, test: &TokenWindows) -> String {
+    /// What the score of one network rests on.
+    fn score_key(&self, test: &TokenWindows) -> String {
         format!(
-            "{} {:016x} drift corrected on {} {:?} {} {:?} {:?} {} {} {} {:?}",
+            "{} {:016x} drift corrected on {} {:?} {}",
             self.prepared.name,
             self.prepared.supernet.digest(),
             self.prepared.calibration_tokens(),
             test.first(16),
+            self.test_tokens,
+        )
+    }
+
+    /// What a baseline's results rest on: with anything else they are made anew.
+    fn key(&self, test: &TokenWindows) -> String {
+        format!(
+            "{} {} {:?} {:?} {} {} {:?}",
+            self.score_key(test),
             self.workload,
             self.objectives,
             self.levels,
             self.search_tokens,
             self.block_tokens,
-            self.test_tokens,
             self.table.protocol,
         )
     }

@@ -1,11 +1,12 @@
 //! The search's part.
 
-use anyhow::Context;
 use lathe_arch::{Precision, SearchSpace};
-use lathe_search::{Costs, Evaluation, pareto_front};
+use lathe_search::{Costs, Evaluation};
 use lathe_supernet::{Evaluator, Recovery, Split, TokenWindows, perplexity};
 
 use super::{Comparison, Contender, Method};
+use crate::artefact::cached;
+use crate::finals::Finals;
 use crate::search::KeptSearch;
 use crate::{BlockScores, LatencyObjective, Progress, SubnetProblem};
 
@@ -15,8 +16,7 @@ impl Comparison<'_> {
         &self,
         method: Method,
         objective: LatencyObjective,
-        base: f64,
-        test: &TokenWindows,
+        (base, test, key): (f64, &TokenWindows, &str),
         progress: Progress<'_>,
     ) -> anyhow::Result<Vec<Contender>> {
         let supernet = &self.prepared.supernet;
@@ -41,25 +41,27 @@ impl Comparison<'_> {
             seed: self.seed,
         };
         let evaluations = search.run(&mut problem, &scores, &label, progress)?;
-        let front = pareto_front(&evaluations);
+        let finals = Finals::new(self.prepared, self.search_tokens)?;
         let is_refitted = self.prepared.recovery() == Recovery::LeastSquares;
         let mut contenders = Vec::new();
         for &level in &self.levels {
             let limit = self.limit(objective, level)?;
             let fast = |e: &&Evaluation| e.objectives[0] <= limit.least_us;
-            let best = front.iter().filter(fast);
-            let best = best.min_by(|a, b| a.objectives[1].total_cmp(&b.objectives[1]));
-            let best = best.with_context(|| {
-                format!("the search found nothing at {level} of the full model's latency: give it more --evaluations")
-            })?;
-            let subnet = space.decode(&best.genome)?;
-            let cut = self.prepared.cut(&subnet, progress)?;
-            let score = perplexity(&cut, test)?.negative_log_likelihood;
-            let by = (method, is_refitted);
-            contenders.push(Contender {
-                is_corrected: self.prepared.corrects_drift(),
-                ..self.contender(&limit, level, by, subnet, [base, score])?
-            });
+            let found: Vec<&Evaluation> = evaluations.iter().filter(fast).collect();
+            anyhow::ensure!(
+                !found.is_empty(),
+                "the search found nothing at {level} of the full model's latency: give it more --evaluations"
+            );
+            let path = format!("{}-{}-{level}.json", method.slug(), objective.name());
+            contenders.push(cached(&self.folder.join(path), key, || {
+                let cut = finals.best(&found, space, progress)?;
+                let score = perplexity(&cut, test)?.negative_log_likelihood;
+                let by = (method, is_refitted);
+                Ok(Contender {
+                    is_corrected: self.prepared.corrects_drift(),
+                    ..self.contender(&limit, level, by, cut.config().clone(), [base, score])?
+                })
+            })?);
         }
         Ok(contenders)
     }

@@ -1,16 +1,13 @@
 //! A calibration as a safetensors file.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use ndarray::Array2;
-use safetensors::tensor::{Dtype, View};
-
 use super::tensor_file::{StoredMatrix, TensorFile};
 use super::{Calibration, ChannelStatistics, LayerStatistics, OutputMeans};
 use crate::SupernetError;
+use crate::numbers::Numbers;
 
 /// Name of the metadata field that says what a calibration was made of.
 const ORIGIN: &str = "origin";
@@ -59,10 +56,10 @@ impl Calibration {
                 ("mlp", &statistics.mlp),
             ] {
                 let named = |what| name(layer, block, what);
-                let moments = Numbers::F32(channels.second_moment.load()?);
+                let moments = Numbers::Matrix(channels.second_moment.load()?);
                 tensors.push((named("second_moment"), moments));
                 for (at, products) in channels.following.iter().enumerate() {
-                    let products = Numbers::F32(products.load()?);
+                    let products = Numbers::Matrix(products.load()?);
                     tensors.push((following_name(layer, block, at), products));
                 }
                 tensors.push((named("mean"), Numbers::f64(&channels.mean)));
@@ -120,48 +117,6 @@ fn read_layer(file: &Arc<TensorFile>, layer: usize) -> Result<LayerStatistics, S
         influence: influence.first().copied().unwrap_or(0.0),
         normed_outputs,
     })
-}
-
-/// Numbers that become bytes only when they are written.
-enum Numbers<'a> {
-    F32(Cow<'a, Array2<f32>>),
-    F64(&'a [f64], [usize; 1]),
-}
-
-impl<'a> Numbers<'a> {
-    fn f64(values: &'a [f64]) -> Self {
-        Self::F64(values, [values.len()])
-    }
-}
-
-impl View for Numbers<'_> {
-    fn dtype(&self) -> Dtype {
-        match self {
-            Numbers::F32(_) => Dtype::F32,
-            Numbers::F64(..) => Dtype::F64,
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        match self {
-            Numbers::F32(matrix) => matrix.shape(),
-            Numbers::F64(_, shape) => shape,
-        }
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(match self {
-            Numbers::F32(matrix) => matrix.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            Numbers::F64(values, _) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        })
-    }
-
-    fn data_len(&self) -> usize {
-        match self {
-            Numbers::F32(matrix) => 4 * matrix.len(),
-            Numbers::F64(values, _) => 8 * values.len(),
-        }
-    }
 }
 
 fn name(layer: usize, block: &str, what: &str) -> String {

@@ -160,7 +160,7 @@ fn to_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
 }
 
 /// transformers calls Gemma's norm after attention as Llama's norm before the MLP.
-fn tensor_name(prefix: &str, role: Role, has_post_norms: bool) -> String {
+pub(super) fn tensor_name(prefix: &str, role: Role, has_post_norms: bool) -> String {
     let layer = |layer: usize, rest: &str| format!("{prefix}layers.{layer}.{rest}");
     match role {
         Role::Embedding => format!("{prefix}{EMBEDDING}"),

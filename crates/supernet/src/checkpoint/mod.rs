@@ -15,6 +15,7 @@ mod huggingface;
 mod sentencepiece;
 mod tokenizer;
 mod weights;
+mod write;
 
 pub use error::CheckpointError;
 pub use tokenizer::{TokenizeError, Tokenizer};

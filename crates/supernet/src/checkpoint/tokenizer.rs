@@ -100,6 +100,27 @@ impl Tokenizer {
         &self.json
     }
 
+    /// The contents of a `tokenizer_config.json`, which goes with it.
+    pub fn config(&self, model_max_length: usize) -> Json {
+        let mut config = json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": model_max_length,
+            "clean_up_tokenization_spaces": false,
+        });
+        let token = |id: Option<u32>| id.and_then(|id| self.token(id));
+        // onnxruntime-genai refuses a null where it expects a text.
+        for (field, value) in [
+            ("bos_token", token(self.bos_token_id)),
+            ("eos_token", token(self.eos_token_id)),
+            ("chat_template", self.chat_template.clone()),
+        ] {
+            if let Some(value) = value {
+                config[field] = json!(value);
+            }
+        }
+        config
+    }
+
     pub(super) fn from_file(path: &Path, vocab_size: usize) -> Result<Self, CheckpointError> {
         let json = std::fs::read_to_string(path).map_err(|source| At(path).io(source))?;
         let settings = read_settings(path)?;
