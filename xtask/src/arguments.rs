@@ -49,7 +49,7 @@ pub enum Command {
     )]
     Search(Search),
     /// Write the model with a narrower residual stream, as a checkpoint to profile and search
-    #[command(after_help = "Example: cargo xtask narrow --hidden-size 560 --out runs/narrow")]
+    #[command(after_help = "Example: cargo xtask narrow --hidden-size 558 --out runs/narrow")]
     Narrow(Narrow),
     /// Hold the search against structural pruning baselines at equal latency
     #[command(

@@ -33,6 +33,8 @@ pub struct Narrowing<'a> {
 pub struct Narrowed {
     /// Width of the model's residual stream, and of the one that is left.
     pub hidden_size: [usize; 2],
+    /// Attention heads, which stay.
+    pub num_attention_heads: usize,
     /// Parameters before and after.
     pub parameters: [u64; 2],
     /// Perplexity before and after, on text that was not calibrated on.
@@ -78,6 +80,7 @@ impl Narrowing<'_> {
         progress("scoring", 0, 1);
         Ok(Narrowed {
             hidden_size: [checkpoint.config.hidden_size, narrow.config.hidden_size],
+            num_attention_heads: narrow.config.num_attention_heads,
             parameters: [checkpoint.weights.parameters(), narrow.weights.parameters()],
             perplexity: [
                 scored(

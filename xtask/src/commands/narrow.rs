@@ -29,5 +29,11 @@ pub fn run(arguments: &Narrow) -> anyhow::Result<()> {
         arguments.tokens
     );
     println!("wrote {}: name it with --model", arguments.out.display());
+    if !narrow.is_multiple_of(narrowed.num_attention_heads) {
+        println!(
+            "note: transformers 5 refuses a hidden_size that is no multiple of the {} attention heads; Lathe does not",
+            narrowed.num_attention_heads
+        );
+    }
     Ok(())
 }
