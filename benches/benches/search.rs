@@ -1,7 +1,7 @@
 //! The front and what it is made with.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use lathe_search::{Choice, Evaluation, additive_front, hypervolume_2d, pareto_front};
+use lathe_search::{Choice, Evaluation, additive_front, hypervolume, pareto_front};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -25,7 +25,7 @@ fn fronts(c: &mut Criterion) {
         b.iter(|| pareto_front(&evaluations))
     });
     c.bench_function("hypervolume of 1000 points", |b| {
-        b.iter(|| hypervolume_2d(&points, [1.0, 12.0]));
+        b.iter(|| hypervolume(&points, &[1.0, 12.0]));
     });
     let choice = |count: usize| {
         move |index: usize| -> Choice {

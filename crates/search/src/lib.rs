@@ -41,10 +41,11 @@ mod random;
 mod run;
 mod space;
 mod study;
+mod variation;
 
 pub use additive::{AdditiveOptions, AdditivePoint, AdditiveSearch, Choice, Costs, additive_front};
 pub use error::SearchError;
-pub use hypervolume::hypervolume_2d;
+pub use hypervolume::hypervolume;
 pub use nsga2::{NsgaII, NsgaOptions};
 pub use pareto::{crowding_distance, dominates, knee_point, non_dominated_sort, pareto_front};
 pub use problem::{Evaluation, Problem, Searcher};

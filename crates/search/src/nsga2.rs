@@ -1,20 +1,25 @@
 //! NSGA-II (Deb, Pratap, Agarwal & Meyarivan 2002, doi:10.1109/4235.996017) on ordinal
-//! variables: uniform crossover, mutation by a step or a fresh draw, no genome twice.
+//! variables: simulated binary crossover and polynomial mutation, rounded, no genome twice.
 //!
 //! The first population is given genomes and variations of them: in a large space of which only
 //! a thin part is of any use, uniform draws would waste the budget.
 
 use std::collections::BTreeSet;
 
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::variation::{crossover, mutate, scatter};
 use crate::{
-    Evaluation, Genome, SearchError, Searcher, Space, crowding_distance, non_dominated_sort,
+    Evaluation, Genome, SearchError, Searcher, Space, crowding_distance, dominates,
+    non_dominated_sort,
 };
 
 /// Tries to find a genome that was not proposed before.
 const MAX_REPEATS: usize = 10_000;
+/// After so many tries in vain, one more gene of a child is given any value.
+const REPEATS_A_GENE: usize = 100;
 
 /// Settings of [`NsgaII`].
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +56,10 @@ pub struct NsgaII {
     parents: Vec<Member>,
     /// Evaluated in this generation.
     children: Vec<Evaluation>,
+    /// Members that have yet to meet in a tournament.
+    order: Vec<usize>,
+    /// The other child of the last pair of parents.
+    sibling: Option<Genome>,
     /// Given genomes not yet proposed, the next one last.
     first: Vec<Genome>,
 }
@@ -58,7 +67,6 @@ pub struct NsgaII {
 /// A survivor with what tournaments compare.
 struct Member {
     evaluation: Evaluation,
-    rank: usize,
     crowding: f64,
 }
 
@@ -97,24 +105,34 @@ impl NsgaII {
             seen: BTreeSet::new(),
             parents: Vec::new(),
             children: Vec::new(),
+            order: Vec::new(),
+            sibling: None,
         })
     }
 
+    /// A child of two parents, or before there are any, of two given genomes.
     fn variation(&mut self) -> Genome {
-        let (a, b) = match (self.parents.is_empty(), self.options.first.is_empty()) {
-            (false, _) => (self.tournament(), self.tournament()),
-            (true, false) => (self.any_first(), self.any_first()),
+        if let Some(child) = self.sibling.take() {
+            return child;
+        }
+        let parents = match (self.parents.is_empty(), self.options.first.is_empty()) {
+            (false, _) => [self.tournament(), self.tournament()],
+            (true, false) => [self.any_first(), self.any_first()],
             (true, true) => return self.space.draw(&mut self.rng),
         };
-        let child = if self.rng.random_bool(self.options.crossover_probability) {
-            let genes = a.iter().zip(&b);
-            genes
-                .map(|(a, b)| if self.rng.random_bool(0.5) { *a } else { *b })
-                .collect()
-        } else {
-            a
+        let is_crossed = self.rng.random_bool(self.options.crossover_probability);
+        let mut children = match is_crossed {
+            true => crossover(&self.space, [&parents[0], &parents[1]], &mut self.rng),
+            false => parents,
         };
-        self.mutate(child)
+        let default = 1.0 / self.space.cardinalities().len() as f64;
+        let probability = self.options.mutation_probability.unwrap_or(default);
+        for child in &mut children {
+            mutate(&self.space, child, probability, &mut self.rng);
+        }
+        let [child, sibling] = children;
+        self.sibling = Some(sibling);
+        child
     }
 
     fn any_first(&mut self) -> Genome {
@@ -122,38 +140,24 @@ impl NsgaII {
         self.options.first[index].clone()
     }
 
-    /// The better of two members drawn at random: lower rank, then lonelier.
+    /// The better of two members, by dominance and then the lonelier: where neither dominates, rank
+    /// would keep the ends of the front from growing (as pymoo has it). All members meet another
+    /// before one meets two.
     fn tournament(&mut self) -> Genome {
-        let mut draw = || self.rng.random_range(0..self.parents.len());
-        let (a, b) = (&self.parents[draw()], &self.parents[draw()]);
-        let a_wins = a
-            .rank
-            .cmp(&b.rank)
-            .then(b.crowding.total_cmp(&a.crowding))
-            .is_le();
+        if self.order.len() < 2 {
+            self.order = (0..self.parents.len()).collect();
+            self.order.shuffle(&mut self.rng);
+        }
+        let pair = self.order.split_off(self.order.len() - 2);
+        let [a, b] = [0, 1].map(|at| &self.parents[pair[at]]);
+        let [of_a, of_b] = [a, b].map(|member| &member.evaluation.objectives[..]);
+        let a_wins = match (dominates(of_a, of_b), dominates(of_b, of_a)) {
+            (true, _) => true,
+            (_, true) => false,
+            _ => a.crowding >= b.crowding,
+        };
         let winner = if a_wins { a } else { b };
         winner.evaluation.genome.clone()
-    }
-
-    /// Changes genes, half of them by one step, half to any other value; at least one.
-    fn mutate(&mut self, mut genome: Genome) -> Genome {
-        let counts = self.space.cardinalities();
-        let default = 1.0 / counts.len() as f64;
-        let probability = self.options.mutation_probability.unwrap_or(default);
-        let forced = self.rng.random_range(0..counts.len());
-        for (index, gene) in genome.iter_mut().enumerate() {
-            let count = counts[index];
-            if count == 1 || (index != forced && !self.rng.random_bool(probability)) {
-                continue;
-            }
-            *gene = if self.rng.random_bool(0.5) {
-                step(*gene, count, self.rng.random_bool(0.5))
-            } else {
-                // Any of the other values, all equally likely.
-                (*gene + self.rng.random_range(1..count)) % count
-            };
-        }
-        genome
     }
 
     /// Keeps the best of parents and children.
@@ -162,7 +166,7 @@ impl NsgaII {
         let all: Vec<Evaluation> = parents.chain(self.children.drain(..)).collect();
         let objectives: Vec<&[f64]> = all.iter().map(|e| e.objectives.as_slice()).collect();
         let mut survivors = Vec::new();
-        for (rank, front) in non_dominated_sort(&objectives).iter().enumerate() {
+        for front in non_dominated_sort(&objectives) {
             let points: Vec<&[f64]> = front.iter().map(|i| objectives[*i]).collect();
             let crowding = crowding_distance(&points);
             let mut members: Vec<Member> = front
@@ -170,7 +174,6 @@ impl NsgaII {
                 .zip(crowding)
                 .map(|(&index, crowding)| Member {
                     evaluation: all[index].clone(),
-                    rank,
                     crowding,
                 })
                 .collect();
@@ -179,16 +182,7 @@ impl NsgaII {
         }
         survivors.truncate(self.options.population);
         self.parents = survivors;
-    }
-}
-
-/// One step up or down, inwards at the ends.
-fn step(gene: usize, count: usize, up: bool) -> usize {
-    match (gene, up) {
-        (0, _) => 1,
-        (gene, true) if gene + 1 == count => gene - 1,
-        (gene, true) => gene + 1,
-        (gene, false) => gene - 1,
+        self.order.clear();
     }
 }
 
@@ -210,8 +204,10 @@ impl Searcher for NsgaII {
         if self.children.len() >= self.options.population {
             self.survive();
         }
-        for _ in 0..MAX_REPEATS {
-            let genome = self.variation();
+        for repeats in 0..MAX_REPEATS {
+            let mut genome = self.variation();
+            let genes = repeats / REPEATS_A_GENE;
+            scatter(&self.space, &mut genome, genes, &mut self.rng);
             if self.seen.insert(genome.clone()) {
                 return Some(genome);
             }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use lathe_search::{
     Evaluation, Genome, NsgaII, NsgaOptions, Problem, RandomSearch, SearchError, Searcher, Space,
-    Study, StudyHeader, hypervolume_2d, run,
+    Study, StudyHeader, hypervolume, run,
 };
 
 /// A multiple-choice knapsack: time against loss, with one evaluation that may fail.
@@ -180,7 +180,7 @@ fn nsga2_beats_random_search_on_every_seed() {
             .iter()
             .map(|e| [e.objectives[0], e.objectives[1]])
             .collect();
-        hypervolume_2d(&points, [160.0, 80.0])
+        hypervolume(&points, &[160.0, 80.0])
     };
     for seed in 0..5 {
         assert!(

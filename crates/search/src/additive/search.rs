@@ -256,7 +256,7 @@ impl Searcher for AdditiveSearch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{NsgaII, NsgaOptions, hypervolume_2d};
+    use crate::{NsgaII, NsgaOptions, hypervolume};
 
     /// Sixty blocks whose losses are expected wrongly, add up more than they should, and hurt more
     /// beside each other.
@@ -318,7 +318,7 @@ mod tests {
                 searcher.tell(&evaluation);
             }
             let points: Vec<[f64; 2]> = points.iter().map(|p| [p[0], p[1]]).collect();
-            hypervolume_2d(&points, [0.0, 4.0])
+            hypervolume(&points, &[0.0, 4.0])
         }
     }
 
