@@ -33,10 +33,13 @@
 
 mod additive;
 mod error;
+mod evolution;
 mod hypervolume;
+mod local;
 mod nsga2;
 mod pareto;
 mod problem;
+mod proposals;
 mod random;
 mod run;
 mod space;
@@ -45,7 +48,9 @@ mod variation;
 
 pub use additive::{AdditiveOptions, AdditivePoint, AdditiveSearch, Choice, Costs, additive_front};
 pub use error::SearchError;
+pub use evolution::{EvolutionOptions, RegularizedEvolution};
 pub use hypervolume::hypervolume;
+pub use local::LocalSearch;
 pub use nsga2::{NsgaII, NsgaOptions};
 pub use pareto::{crowding_distance, dominates, knee_point, non_dominated_sort, pareto_front};
 pub use problem::{Evaluation, Problem, Searcher};

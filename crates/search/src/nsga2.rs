@@ -4,22 +4,16 @@
 //! The first population is given genomes and variations of them: in a large space of which only
 //! a thin part is of any use, uniform draws would waste the budget.
 
-use std::collections::BTreeSet;
-
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::variation::{crossover, mutate, scatter};
+use crate::proposals::Proposals;
+use crate::variation::{crossover, mutate};
 use crate::{
     Evaluation, Genome, SearchError, Searcher, Space, crowding_distance, dominates,
     non_dominated_sort,
 };
-
-/// Tries to find a genome that was not proposed before.
-const MAX_REPEATS: usize = 10_000;
-/// After so many tries in vain, one more gene of a child is given any value.
-const REPEATS_A_GENE: usize = 100;
 
 /// Settings of [`NsgaII`].
 #[derive(Debug, Clone, PartialEq)]
@@ -48,20 +42,23 @@ impl Default for NsgaOptions {
 
 /// The method.
 pub struct NsgaII {
-    space: Space,
+    proposals: Proposals,
     options: NsgaOptions,
     rng: ChaCha8Rng,
-    seen: BTreeSet<Genome>,
-    /// Survivors, best first.
-    parents: Vec<Member>,
+    parents: Parents,
     /// Evaluated in this generation.
     children: Vec<Evaluation>,
+}
+
+/// A generation's survivors.
+#[derive(Default)]
+struct Parents {
+    /// The best first.
+    members: Vec<Member>,
     /// Members that have yet to meet in a tournament.
     order: Vec<usize>,
-    /// The other child of the last pair of parents.
+    /// The other child of the last pair.
     sibling: Option<Genome>,
-    /// Given genomes not yet proposed, the next one last.
-    first: Vec<Genome>,
 }
 
 /// A survivor with what tournaments compare.
@@ -94,62 +91,53 @@ impl NsgaII {
                 return Err(wrong(option, value.to_string(), "expected 0 to 1"));
             }
         }
-        for genome in &options.first {
-            space.check(genome)?;
-        }
         Ok(Self {
-            space: space.clone(),
-            first: options.first.iter().rev().cloned().collect(),
+            proposals: Proposals::new(space, &options.first)?,
             options,
             rng: ChaCha8Rng::seed_from_u64(seed),
-            seen: BTreeSet::new(),
-            parents: Vec::new(),
+            parents: Parents::default(),
             children: Vec::new(),
-            order: Vec::new(),
-            sibling: None,
         })
     }
+}
 
-    /// A child of two parents, or before there are any, of two given genomes.
-    fn variation(&mut self) -> Genome {
+impl Parents {
+    /// A child of two members, or before there are any, of two given genomes.
+    fn child(&mut self, space: &Space, options: &NsgaOptions, rng: &mut ChaCha8Rng) -> Genome {
         if let Some(child) = self.sibling.take() {
             return child;
         }
-        let parents = match (self.parents.is_empty(), self.options.first.is_empty()) {
-            (false, _) => [self.tournament(), self.tournament()],
-            (true, false) => [self.any_first(), self.any_first()],
-            (true, true) => return self.space.draw(&mut self.rng),
+        let given = &options.first;
+        let mut one_of_given = || given[rng.random_range(0..given.len())].clone();
+        let parents = match (self.members.is_empty(), given.is_empty()) {
+            (false, _) => [self.tournament(rng), self.tournament(rng)],
+            (true, false) => [one_of_given(), one_of_given()],
+            (true, true) => return space.draw(rng),
         };
-        let is_crossed = self.rng.random_bool(self.options.crossover_probability);
-        let mut children = match is_crossed {
-            true => crossover(&self.space, [&parents[0], &parents[1]], &mut self.rng),
+        let mut children = match rng.random_bool(options.crossover_probability) {
+            true => crossover(space, [&parents[0], &parents[1]], rng),
             false => parents,
         };
-        let default = 1.0 / self.space.cardinalities().len() as f64;
-        let probability = self.options.mutation_probability.unwrap_or(default);
+        let default = 1.0 / space.cardinalities().len() as f64;
+        let probability = options.mutation_probability.unwrap_or(default);
         for child in &mut children {
-            mutate(&self.space, child, probability, &mut self.rng);
+            mutate(space, child, probability, rng);
         }
         let [child, sibling] = children;
         self.sibling = Some(sibling);
         child
     }
 
-    fn any_first(&mut self) -> Genome {
-        let index = self.rng.random_range(0..self.options.first.len());
-        self.options.first[index].clone()
-    }
-
     /// The better of two members, by dominance and then the lonelier: where neither dominates, rank
     /// would keep the ends of the front from growing (as pymoo has it). All members meet another
     /// before one meets two.
-    fn tournament(&mut self) -> Genome {
+    fn tournament(&mut self, rng: &mut ChaCha8Rng) -> Genome {
         if self.order.len() < 2 {
-            self.order = (0..self.parents.len()).collect();
-            self.order.shuffle(&mut self.rng);
+            self.order = (0..self.members.len()).collect();
+            self.order.shuffle(rng);
         }
         let pair = self.order.split_off(self.order.len() - 2);
-        let [a, b] = [0, 1].map(|at| &self.parents[pair[at]]);
+        let [a, b] = [0, 1].map(|at| &self.members[pair[at]]);
         let [of_a, of_b] = [a, b].map(|member| &member.evaluation.objectives[..]);
         let a_wins = match (dominates(of_a, of_b), dominates(of_b, of_a)) {
             (true, _) => true,
@@ -160,16 +148,16 @@ impl NsgaII {
         winner.evaluation.genome.clone()
     }
 
-    /// Keeps the best of parents and children.
-    fn survive(&mut self) {
-        let parents = self.parents.drain(..).map(|member| member.evaluation);
-        let all: Vec<Evaluation> = parents.chain(self.children.drain(..)).collect();
+    /// The best of parents and children.
+    fn survivors(self, children: Vec<Evaluation>, population: usize) -> Self {
+        let parents = self.members.into_iter().map(|member| member.evaluation);
+        let all: Vec<Evaluation> = parents.chain(children).collect();
         let objectives: Vec<&[f64]> = all.iter().map(|e| e.objectives.as_slice()).collect();
-        let mut survivors = Vec::new();
+        let mut members = Vec::new();
         for front in non_dominated_sort(&objectives) {
             let points: Vec<&[f64]> = front.iter().map(|i| objectives[*i]).collect();
             let crowding = crowding_distance(&points);
-            let mut members: Vec<Member> = front
+            let mut of_front: Vec<Member> = front
                 .iter()
                 .zip(crowding)
                 .map(|(&index, crowding)| Member {
@@ -177,12 +165,15 @@ impl NsgaII {
                     crowding,
                 })
                 .collect();
-            members.sort_by(|a, b| b.crowding.total_cmp(&a.crowding));
-            survivors.extend(members);
+            of_front.sort_by(|a, b| b.crowding.total_cmp(&a.crowding));
+            members.extend(of_front);
         }
-        survivors.truncate(self.options.population);
-        self.parents = survivors;
-        self.order.clear();
+        members.truncate(population);
+        Self {
+            members,
+            sibling: self.sibling,
+            ..Self::default()
+        }
     }
 }
 
@@ -196,23 +187,17 @@ impl Searcher for NsgaII {
     }
 
     fn ask(&mut self) -> Option<Genome> {
-        while let Some(genome) = self.first.pop() {
-            if self.seen.insert(genome.clone()) {
-                return Some(genome);
-            }
+        if let Some(genome) = self.proposals.next_first() {
+            return Some(genome);
         }
         if self.children.len() >= self.options.population {
-            self.survive();
+            let children = std::mem::take(&mut self.children);
+            let parents = std::mem::take(&mut self.parents);
+            self.parents = parents.survivors(children, self.options.population);
         }
-        for repeats in 0..MAX_REPEATS {
-            let mut genome = self.variation();
-            let genes = repeats / REPEATS_A_GENE;
-            scatter(&self.space, &mut genome, genes, &mut self.rng);
-            if self.seen.insert(genome.clone()) {
-                return Some(genome);
-            }
-        }
-        None
+        let (parents, options) = (&mut self.parents, &self.options);
+        let child = |space: &Space, rng: &mut ChaCha8Rng| parents.child(space, options, rng);
+        self.proposals.fresh(&mut self.rng, child)
     }
 
     fn tell(&mut self, evaluation: &Evaluation) {
@@ -222,6 +207,8 @@ impl Searcher for NsgaII {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]

@@ -1,16 +1,24 @@
 //! What a study promises: nothing is lost, and a resumed run is the same run.
 
 use std::fmt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use lathe_search::{
-    Evaluation, Genome, NsgaII, NsgaOptions, Problem, RandomSearch, SearchError, Searcher, Space,
-    Study, StudyHeader, hypervolume, run,
+    Evaluation, EvolutionOptions, Genome, LocalSearch, NsgaII, NsgaOptions, Problem, RandomSearch,
+    RegularizedEvolution, SearchError, Searcher, Space, Study, StudyHeader, hypervolume, run,
 };
+
+/// Every method but the additive, which is told what to expect.
+const METHODS: [&str; 4] = ["random", "nsga2", "local-search", "evolution"];
 
 /// A multiple-choice knapsack: time against loss, with one evaluation that may fail.
 struct Knapsack {
     space: Space,
     fails_at: Option<usize>,
+    takes: Duration,
     made: usize,
 }
 
@@ -30,6 +38,7 @@ impl Knapsack {
         Self {
             space: Space::new(vec![5; 20]).unwrap(),
             fails_at,
+            takes: Duration::ZERO,
             made: 0,
         }
     }
@@ -55,6 +64,7 @@ impl Problem for Knapsack {
             return Err(PowerCut);
         }
         self.made += 1;
+        sleep(self.takes);
         let time = genome
             .iter()
             .enumerate()
@@ -72,13 +82,23 @@ fn searcher(method: &str, seed: u64) -> Box<dyn Searcher> {
     let first: Vec<Genome> = (0..5).map(|level| vec![level; 20]).collect();
     match method {
         "random" => Box::new(RandomSearch::new(&space, &first, seed).unwrap()),
-        _ => {
+        "local-search" => Box::new(LocalSearch::new(&space, &first, seed).unwrap()),
+        "evolution" => {
+            let options = EvolutionOptions {
+                population: 24,
+                sample: 5,
+                first,
+            };
+            Box::new(RegularizedEvolution::new(&space, options, seed).unwrap())
+        }
+        "nsga2" => {
             let options = NsgaOptions {
                 first,
                 ..NsgaOptions::default()
             };
             Box::new(NsgaII::new(&space, options, seed).unwrap())
         }
+        other => panic!("no method `{other}`"),
     }
 }
 
@@ -91,7 +111,7 @@ fn whole_run(method: &str, seed: u64, budget: usize) -> Vec<Evaluation> {
 
 #[test]
 fn an_interrupted_run_resumes_to_the_same_sequence() {
-    for method in ["random", "nsga2"] {
+    for method in METHODS {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("study.db");
         let mut problem = Knapsack::new(Some(37));
@@ -173,19 +193,79 @@ fn not_a_number_stops_the_run_and_names_the_objective() {
 }
 
 #[test]
-fn nsga2_beats_random_search_on_every_seed() {
+fn every_method_beats_random_search_on_every_seed() {
     let volume = |method: &str, seed: u64| {
         let evaluations = whole_run(method, seed, 300);
-        let points: Vec<[f64; 2]> = evaluations
-            .iter()
-            .map(|e| [e.objectives[0], e.objectives[1]])
-            .collect();
+        let points: Vec<&[f64]> = evaluations.iter().map(|e| &e.objectives[..]).collect();
         hypervolume(&points, &[160.0, 80.0])
     };
     for seed in 0..5 {
-        assert!(
-            volume("nsga2", seed) > volume("random", seed),
-            "seed {seed}"
-        );
+        let random = volume("random", seed);
+        for method in &METHODS[1..] {
+            assert!(volume(method, seed) > random, "{method}, seed {seed}");
+        }
     }
+}
+
+#[test]
+fn no_method_proposes_twice_and_every_value_is_reached() {
+    for method in METHODS {
+        let evaluations = whole_run(method, 5, 600);
+        let mut genomes: Vec<&Genome> = evaluations.iter().map(|e| &e.genome).collect();
+        genomes.sort();
+        genomes.dedup();
+        assert_eq!(genomes.len(), 600, "{method}");
+        for gene in 0..20 {
+            for value in 0..5 {
+                let reached = genomes.iter().any(|genome| genome[gene] == value);
+                assert!(reached, "{method}: gene {gene}, value {value}");
+            }
+        }
+    }
+}
+
+/// Names the study's file for a child process that is going to be killed.
+const CHILD: &str = "LATHE_TEST_STUDY";
+
+fn search_to(path: &Path, takes: Duration) -> Vec<Evaluation> {
+    let mut searcher = searcher("nsga2", 7);
+    let mut problem = Knapsack::new(None);
+    problem.takes = takes;
+    let header = StudyHeader::of(&problem, &*searcher, 7);
+    let mut study = Study::open_or_create(path, &header, true).unwrap();
+    run(&mut problem, &mut *searcher, &mut study, 200, |_| {}).unwrap()
+}
+
+#[test]
+fn a_study_killed_twenty_times_ends_as_if_it_had_not_been() {
+    if let Some(path) = std::env::var_os(CHILD) {
+        search_to(Path::new(&path), Duration::from_millis(5));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("study.db");
+    let mut held = 0;
+    for kill in 0..20 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "a_study_killed_twenty_times_ends_as_if_it_had_not_been",
+                "--exact",
+            ])
+            .env(CHILD, &path)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        sleep(Duration::from_millis(30 + kill * 37 % 50));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if let Ok(study) = Study::open(&path) {
+            assert!(study.evaluations().len() >= held, "evaluations were lost");
+            held = study.evaluations().len();
+        }
+    }
+    assert!(
+        (1..200).contains(&held),
+        "{held} evaluations before the end"
+    );
+    assert_eq!(search_to(&path, Duration::ZERO), whole_run("nsga2", 7, 200));
 }

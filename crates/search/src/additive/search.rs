@@ -7,7 +7,6 @@
 //! thinks too well of some of them, so only some of the variables follow it; the others stay as
 //! they are in the best genome found so far at that cost.
 
-use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use rand::seq::SliceRandom;
@@ -16,12 +15,12 @@ use rand_chacha::ChaCha8Rng;
 
 use super::front::{AdditivePoint, Choice, additive_front};
 use super::model::{Expected, Posterior};
+use crate::proposals::Proposals;
+use crate::variation::scatter;
 use crate::{Evaluation, Genome, SearchError, Searcher, Space};
 
 /// Costs that are tried for a genome that was not proposed before.
 const MAX_COSTS: usize = 16;
-/// Random changes that are tried after that.
-const MAX_CHANGES: usize = 10_000;
 /// The fraction of the golden ratio: its multiples modulo 1 cover an interval evenly.
 const GOLDEN: f64 = 0.618_033_988_749_894_8;
 /// At most one in this many variables follows a draw.
@@ -51,15 +50,12 @@ pub struct AdditiveOptions {
 /// The method. The first objective is the cost, the second is nearly additive; others are left
 /// alone.
 pub struct AdditiveSearch {
-    space: Space,
+    proposals: Proposals,
     options: AdditiveOptions,
     expected: Expected,
     /// The front that is expected before any evaluation.
     prior: Vec<AdditivePoint>,
     rng: ChaCha8Rng,
-    seen: BTreeSet<Genome>,
-    /// Given genomes not yet proposed, the next one last.
-    first: Vec<Genome>,
     told: Vec<(Genome, f64)>,
     /// Costs tried so far.
     costs: usize,
@@ -94,20 +90,15 @@ impl AdditiveSearch {
                 "expected finite numbers, the lower first",
             ));
         }
-        for genome in &options.first {
-            space.check(genome)?;
-        }
         let losses = options.variables.iter();
         let losses = losses.map(|choices| choices.iter().map(|choice| choice[1]).collect());
         let expected = Expected::new(losses);
         let prior = additive_front(&with_losses(&options.variables, expected.losses()))?;
         Ok(Self {
-            space,
+            proposals: Proposals::new(&space, &options.first)?,
             expected,
             prior,
             rng: ChaCha8Rng::seed_from_u64(seed),
-            seen: BTreeSet::new(),
-            first: options.first.iter().rev().cloned().collect(),
             options,
             told: Vec::new(),
             costs: 0,
@@ -162,17 +153,6 @@ impl AdditiveSearch {
         let best = fitting.min_by(|a, b| a.1.total_cmp(&b.1));
         best.map(|(genome, _)| genome)
     }
-
-    /// `genome` with one to three of its genes changed.
-    fn changed(&mut self, genome: &Genome) -> Genome {
-        let mut genome = genome.clone();
-        for _ in 0..self.rng.random_range(1..=3) {
-            let variable = self.rng.random_range(0..genome.len());
-            let count = self.space.cardinalities()[variable];
-            genome[variable] = self.rng.random_range(0..count);
-        }
-        genome
-    }
 }
 
 impl Costs {
@@ -223,25 +203,23 @@ impl Searcher for AdditiveSearch {
     }
 
     fn ask(&mut self) -> Option<Genome> {
-        while let Some(genome) = self.first.pop() {
-            if self.seen.insert(genome.clone()) {
-                return Some(genome);
-            }
+        if let Some(genome) = self.proposals.next_first() {
+            return Some(genome);
         }
-        let mut genome = self.space.draw(&mut self.rng);
+        let mut genome = self.proposals.space().draw(&mut self.rng);
         for _ in 0..MAX_COSTS {
             genome = self.propose()?;
-            if self.seen.insert(genome.clone()) {
+            if self.proposals.is_new(&genome) {
                 return Some(genome);
             }
         }
-        for _ in 0..MAX_CHANGES {
-            let changed = self.changed(&genome);
-            if self.seen.insert(changed.clone()) {
-                return Some(changed);
-            }
-        }
-        None
+        // With one to three of its genes changed.
+        self.proposals.fresh(&mut self.rng, |space, rng| {
+            let mut changed = genome.clone();
+            let genes = rng.random_range(1..=3);
+            scatter(space, &mut changed, genes, rng);
+            changed
+        })
     }
 
     fn tell(&mut self, evaluation: &Evaluation) {
@@ -255,6 +233,8 @@ impl Searcher for AdditiveSearch {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::{NsgaII, NsgaOptions, hypervolume};
 
