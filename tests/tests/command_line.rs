@@ -46,6 +46,52 @@ fn profile_predict_search_export_and_report() {
     search.push("--resume");
     let again: serde_json::Value = serde_json::from_str(&desk.succeeds(&search)).unwrap();
     assert_eq!(front, again);
+    let within = |limit: &'static str| [&search[..], &["--max-size", limit]].concat();
+    let kept = desk.succeeds(&within("1GB"));
+    assert_eq!(
+        front,
+        serde_json::from_str::<serde_json::Value>(&kept).unwrap()
+    );
+    assert!(desk.path("chosen.yaml").is_file());
+    let message = desk.fails(&within("9kB"));
+    assert!(message.contains("limit of size"), "{message}");
+    let message = desk.fails(&within("9"));
+    assert!(
+        message.contains("--max-size") && message.contains("MB"),
+        "{message}"
+    );
+
+    let exported = desk.text("study.csv");
+    let listed = desk.succeeds(&["study", "list", &desk.text(""), "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let names: Vec<&str> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["path"].as_str().unwrap())
+        .collect();
+    assert!(names.contains(&&study[..]), "{names:?}");
+    let shown = desk.succeeds(&["study", "show", &study]);
+    assert!(
+        shown.contains("additive") && shown.contains("30 evaluations"),
+        "{shown}"
+    );
+    desk.succeeds(&["study", "export", &study, "--out", &exported]);
+    let lines = fs::read_to_string(&exported).unwrap();
+    assert_eq!(lines.lines().count(), 31);
+    assert!(
+        lines.starts_with("number,latency_us,kl_divergence,wall_s,genome\n"),
+        "{lines}"
+    );
+    let merged = desk.text("merged.db");
+    desk.succeeds(&["study", "merge", &study, &study, "--out", &merged]);
+    let shown = desk.succeeds(&["study", "show", &merged, "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["evaluations"], 30);
+    assert_eq!(
+        shown["front"].as_array().unwrap().len(),
+        front.as_array().unwrap().len()
+    );
     // A study of its own, beside scores of single blocks that were made on other text.
     fs::remove_file(&study).unwrap();
     search.pop();

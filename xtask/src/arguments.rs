@@ -5,8 +5,10 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lathe_arch::{Granularity, Precision, SpaceSpec, Workload};
-use lathe_compress::{LatencyObjective, MmluForm};
+use lathe_compress::{LatencyObjective, Limits, MmluForm};
 use lathe_supernet::{Importance, Recovery};
+
+use crate::units;
 
 /// Finds the smaller models inside a pretrained language model that run best on a device.
 #[derive(Parser)]
@@ -59,6 +61,9 @@ pub enum Command {
     /// Write a sub-network as a folder that onnxruntime-genai loads
     #[command(after_help = "Example: cargo xtask export --subnet chosen.yaml --out runs/chosen")]
     Export(Export),
+    /// List, show, merge or export studies
+    #[command(after_help = "Example: cargo xtask study export runs/study.db --out study.csv")]
+    Study(Studies),
     /// Write the HTML page of a study
     #[command(after_help = "Example: cargo xtask report --study runs/study.db --out report.html")]
     Report(Report),
@@ -310,6 +315,52 @@ pub struct Evaluate {
 }
 
 #[derive(Args)]
+pub struct Studies {
+    #[command(subcommand)]
+    pub command: StudyCommand,
+}
+
+#[derive(Subcommand)]
+pub enum StudyCommand {
+    /// The studies in a folder and below: what each is of, by which method, with how many evaluations
+    List {
+        /// The folder
+        #[arg(default_value = "runs", value_name = "DIR")]
+        folder: PathBuf,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// What a study is of, and its front
+    Show {
+        /// The study
+        #[arg(value_name = "FILE")]
+        study: PathBuf,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// One study with the evaluations of several of the same problem, each genome once
+    Merge {
+        /// The studies
+        #[arg(required = true, value_name = "FILE")]
+        studies: Vec<PathBuf>,
+        /// The new study
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Every evaluation as CSV, or as JSON where the file is named so
+    Export {
+        /// The study
+        #[arg(value_name = "FILE")]
+        study: PathBuf,
+        /// The file: .csv or .json
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Args)]
 pub struct Narrow {
     /// Name in models/, a YAML of that kind, a GGUF file, a Hugging Face folder, or OWNER/NAME on the
     /// Hugging Face Hub
@@ -342,6 +393,10 @@ pub enum Method {
     Additive,
     /// NSGA-II, seeded with the full model and prunings of it
     Nsga2,
+    /// Neighbours of the front's members, from the same first sub-networks
+    LocalSearch,
+    /// Regularised evolution, from the same first sub-networks
+    Evolution,
     /// Random search from the same first sub-networks: the control
     Random,
 }
@@ -371,6 +426,36 @@ impl SizeArguments {
     }
 }
 
+/// What the chosen sub-network may cost at most, as predicted. With any of them, only networks that
+/// keep them all are printed and written, the best of them as chosen.yaml.
+#[derive(Args)]
+pub struct LimitArguments {
+    /// Longest time to first token: 80ms, 0.1s
+    #[arg(long, value_name = "TIME", value_parser = units::microseconds)]
+    pub max_ttft: Option<f64>,
+    /// Longest time per output token: 12ms, 9500us; with --latency tpot and the additive method, all
+    /// evaluations are spent there
+    #[arg(long, value_name = "TIME", value_parser = units::microseconds)]
+    pub max_tpot: Option<f64>,
+    /// Largest resident memory over the workload: 400MB, 1.5GiB
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
+    pub max_memory: Option<f64>,
+    /// Largest file of weights: 200MB
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
+    pub max_size: Option<f64>,
+}
+
+impl LimitArguments {
+    pub fn limits(&self) -> Limits {
+        Limits {
+            ttft_us: self.max_ttft,
+            tpot_us: self.max_tpot,
+            peak_memory_bytes: self.max_memory,
+            weight_bytes: self.max_size,
+        }
+    }
+}
+
 #[derive(Args)]
 pub struct Search {
     #[command(flatten)]
@@ -384,7 +469,7 @@ pub struct Search {
     /// Evaluations
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub evaluations: usize,
-    /// Members of NSGA-II's population
+    /// Members of the population of NSGA-II and of evolution
     #[arg(long, default_value_t = 24, value_name = "N")]
     pub population: usize,
     /// Seed of the method
@@ -407,6 +492,8 @@ pub struct Search {
     /// Shares of the full model's latency to spend the evaluations on, additive method only [default: the whole front]
     #[arg(long, value_delimiter = ',', value_name = "SHARE", value_parser = share)]
     pub levels: Vec<f64>,
+    #[command(flatten)]
+    pub limits: LimitArguments,
     /// Tokens of prompt and generation
     #[arg(long, default_value = "128+64", value_name = "P+G")]
     pub workload: Workload,

@@ -8,6 +8,7 @@ mod arguments;
 mod commands;
 mod context;
 mod progress;
+mod units;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

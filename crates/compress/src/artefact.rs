@@ -50,7 +50,7 @@ pub fn read_subnet(path: &Path, model: &ModelConfig) -> anyhow::Result<SubnetCon
 /// # Errors
 /// When the disk does not take the file.
 pub fn write_yaml(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
-    write(path, &serde_yaml::to_string(value)?)
+    write_text(path, &serde_yaml::to_string(value)?)
 }
 
 /// Writes a value as JSON.
@@ -58,7 +58,7 @@ pub fn write_yaml(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
 /// # Errors
 /// When the disk does not take the file.
 pub fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
-    write(path, &format!("{}\n", serde_json::to_string_pretty(value)?))
+    write_text(path, &format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
 /// Writes a front as `front.yaml` (with the sub-networks) and `front.csv` into `folder`.
@@ -99,7 +99,7 @@ pub fn write_front(
         members.push(member);
     }
     write_yaml(&folder.join("front.yaml"), &members)?;
-    write(&folder.join("front.csv"), &csv)
+    write_text(&folder.join("front.csv"), &csv)
 }
 
 /// What an earlier run with the same settings left at `path`, or what `make` makes.
@@ -127,7 +127,10 @@ pub(crate) fn cached<T: Serialize + DeserializeOwned>(
 }
 
 /// Writes beside `path`, flushes to the disk, then takes the name.
-pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When the disk does not take the file.
+pub fn write_text(path: &Path, text: &str) -> anyhow::Result<()> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lathe_report::{Curve, comparison_figure};
 
-use crate::artefact::write;
+use crate::artefact::write_text;
 use crate::{Baseline, Compared, Contender, LatencyObjective, Method};
 
 /// Increases of log-perplexity above this leave the figures: a perplexity times 7.
@@ -54,7 +54,7 @@ pub fn write_comparison_figures(
         };
         let loss = "Increase of log-perplexity";
         let path = folder.join(format!("comparison-{}.svg", objective.name()));
-        write(&path, &comparison_figure(&curves, latency, loss, MOST))?;
+        write_text(&path, &comparison_figure(&curves, latency, loss, MOST))?;
         paths.push(path);
     }
     Ok(paths)

@@ -1,5 +1,6 @@
 //! The study store: one SQLite file that holds what is optimised, how, and every evaluation.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use crate::{Evaluation, Problem, SearchError, Searcher};
 
 /// Version of the file's layout.
 const SCHEMA_VERSION: u32 = 1;
+/// What stands for the method of a study made of others.
+const MERGED: &str = "merged";
 
 /// What tells one study from another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +70,8 @@ pub struct Study {
     connection: Connection,
     header: StudyHeader,
     evaluations: Vec<Evaluation>,
+    /// What each of them took.
+    wall_times: Vec<Duration>,
 }
 
 impl Study {
@@ -143,13 +148,69 @@ impl Study {
         connection: Connection,
         header: StudyHeader,
     ) -> Result<Self, SearchError> {
-        let evaluations = read_evaluations(path, &connection, &header)?;
+        let (evaluations, wall_times) = read_evaluations(path, &connection, &header)?;
         Ok(Self {
             path: path.to_owned(),
             connection,
             header,
             evaluations,
+            wall_times,
         })
+    }
+
+    /// A new study at `path` with the evaluations of `studies`, each genome once, in their order. No
+    /// search goes on with it.
+    ///
+    /// # Errors
+    /// When there is no study, they are of different problems, or the file exists or cannot be
+    /// written.
+    pub fn merge(studies: &[Self], path: &Path) -> Result<Self, SearchError> {
+        let wrong = |message: &str| SearchError::Study {
+            path: path.to_owned(),
+            message: message.to_owned(),
+        };
+        if path.exists() {
+            return Err(wrong("it exists: merged studies go to a new file"));
+        }
+        let first = studies
+            .first()
+            .ok_or_else(|| wrong("there is nothing to merge"))?;
+        let methods = studies.iter().map(|study| {
+            let StudyHeader { method, seed, .. } = &study.header;
+            format!("{method} {seed}")
+        });
+        let header = StudyHeader {
+            method: MERGED.to_owned(),
+            options: methods.collect::<Vec<_>>().join(", "),
+            seed: 0,
+            ..first.header.clone()
+        };
+        for study in studies {
+            let own = StudyHeader {
+                method: header.method.clone(),
+                options: header.options.clone(),
+                seed: header.seed,
+                ..study.header.clone()
+            };
+            if let Some((field, stored, given)) = own.difference(&header) {
+                return Err(SearchError::OtherStudy {
+                    path: study.path.clone(),
+                    field,
+                    stored,
+                    given,
+                });
+            }
+        }
+        let mut merged = Self::open_or_create(path, &header, false)?;
+        let mut seen = BTreeSet::new();
+        for study in studies {
+            for (evaluation, wall) in study.evaluations.iter().zip(&study.wall_times) {
+                if seen.insert(evaluation.genome.clone()) {
+                    merged.append(evaluation, *wall)?;
+                }
+            }
+        }
+        Ok(merged)
     }
 
     /// What the study is about.
@@ -160,6 +221,11 @@ impl Study {
     /// The evaluations so far, in order.
     pub fn evaluations(&self) -> &[Evaluation] {
         &self.evaluations
+    }
+
+    /// What each of the evaluations took.
+    pub fn wall_times(&self) -> &[Duration] {
+        &self.wall_times
     }
 
     /// Adds an evaluation; when this returns, it is on the disk.
@@ -186,6 +252,7 @@ impl Study {
         let inserted = self.connection.execute(insert, row);
         inserted.map_err(|error| damaged(&self.path, &error))?;
         self.evaluations.push(evaluation.clone());
+        self.wall_times.push(wall);
         Ok(())
     }
 }
@@ -238,20 +305,21 @@ fn read_evaluations(
     path: &Path,
     connection: &Connection,
     header: &StudyHeader,
-) -> Result<Vec<Evaluation>, SearchError> {
+) -> Result<(Vec<Evaluation>, Vec<Duration>), SearchError> {
     let failed = |error: rusqlite::Error| damaged(path, &error);
-    let query = "SELECT number, genome, objectives FROM evaluation ORDER BY number";
+    let query = "SELECT number, genome, objectives, wall_s FROM evaluation ORDER BY number";
     let mut statement = connection.prepare(query).map_err(failed)?;
     let rows = statement.query_map([], |row| {
         Ok((
             row.get::<_, i64>(0)?,
             row.get::<_, String>(1)?,
             row.get::<_, String>(2)?,
+            row.get::<_, f64>(3)?,
         ))
     });
-    let mut evaluations = Vec::new();
+    let (mut evaluations, mut wall_times) = (Vec::new(), Vec::new());
     for row in rows.map_err(failed)? {
-        let (number, genome, objectives) = row.map_err(failed)?;
+        let (number, genome, objectives, wall_s) = row.map_err(failed)?;
         let wrong = |what: String| SearchError::Study {
             path: path.to_owned(),
             message: format!("evaluation {number}: {what}"),
@@ -276,9 +344,11 @@ fn read_evaluations(
         if evaluation.objectives.len() != header.objectives.len() {
             return Err(wrong("it has a wrong number of objectives".to_owned()));
         }
+        let wall = Duration::try_from_secs_f64(wall_s);
+        wall_times.push(wall.map_err(|e| wrong(format!("wall time: {e}")))?);
         evaluations.push(evaluation);
     }
-    Ok(evaluations)
+    Ok((evaluations, wall_times))
 }
 
 fn damaged(path: &Path, error: &rusqlite::Error) -> SearchError {

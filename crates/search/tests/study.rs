@@ -224,6 +224,34 @@ fn no_method_proposes_twice_and_every_value_is_reached() {
     }
 }
 
+#[test]
+fn studies_of_one_problem_are_merged() {
+    let folder = tempfile::tempdir().unwrap();
+    let study = |name: &str, method: &str, seed: u64| {
+        let mut problem = Knapsack::new(None);
+        let mut searcher = searcher(method, seed);
+        let header = StudyHeader::of(&problem, &*searcher, seed);
+        let path = folder.path().join(name);
+        let mut study = Study::open_or_create(&path, &header, false).unwrap();
+        run(&mut problem, &mut *searcher, &mut study, 30, |_| {}).unwrap();
+        study
+    };
+    // Both begin with the same five.
+    let studies = [study("a.db", "random", 1), study("b.db", "nsga2", 2)];
+    let path = folder.path().join("all.db");
+    let merged = Study::merge(&studies, &path).unwrap();
+    assert_eq!(merged.evaluations().len(), 55);
+    assert_eq!(merged.evaluations()[..30], *studies[0].evaluations());
+    let options = &merged.header().options;
+    assert_eq!(options, "random 1, nsga2 2");
+    let exists = Study::merge(&studies, &path).err().unwrap().to_string();
+    assert!(exists.contains("exists"), "{exists}");
+    let nothing = Study::merge(&[], &folder.path().join("none.db"))
+        .err()
+        .unwrap();
+    assert!(nothing.to_string().contains("nothing"), "{nothing}");
+}
+
 /// Names the study's file for a child process that is going to be killed.
 const CHILD: &str = "LATHE_TEST_STUDY";
 

@@ -15,6 +15,7 @@ mod profile;
 mod quickstart;
 mod report;
 mod search;
+mod study;
 mod test;
 mod validate;
 
@@ -32,6 +33,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Narrow(arguments) => narrow::run(&arguments)?,
         Command::Compare(arguments) => compare::run(&arguments)?,
         Command::Export(arguments) => export::run(&arguments)?,
+        Command::Study(arguments) => study::run(&arguments.command)?,
         Command::Report(arguments) => report::run(&arguments)?,
         Command::Test(arguments) => return test::run(&arguments),
     }

@@ -1,11 +1,12 @@
 use lathe_arch::SpaceSpec;
 use lathe_compress::{
-    BlockScores, SubnetProblem, additive_options, default_shares, write_front, write_json,
+    BlockScores, LatencyObjective, Limits, SubnetProblem, additive_options, default_shares,
+    write_front, write_json, write_yaml,
 };
 use lathe_fetch::Cache;
 use lathe_search::{
-    AdditiveSearch, Costs, Evaluation, NsgaII, NsgaOptions, Problem, RandomSearch, Searcher, Study,
-    StudyHeader, knee_point, pareto_front,
+    AdditiveSearch, Costs, Evaluation, EvolutionOptions, LocalSearch, NsgaII, NsgaOptions, Problem,
+    RandomSearch, RegularizedEvolution, Searcher, Study, StudyHeader, knee_point, pareto_front,
 };
 use lathe_supernet::{Evaluator, Split};
 
@@ -16,6 +17,10 @@ use crate::progress::Steps;
 
 /// Beside a study: the choices among which was searched.
 pub const SPACE: &str = "space.json";
+/// Beside a study: the best sub-network that keeps the limits.
+const CHOSEN: &str = "chosen.yaml";
+/// Of evolution's population, one in this many is in a sample.
+const SAMPLE_SHARE: usize = 10;
 
 /// The model's own choices but for those that were given.
 fn choices(arguments: &Search, own: &SpaceSpec) -> SpaceSpec {
@@ -54,9 +59,11 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
             steps.show(label, done, total);
         },
     )?;
-    let wanted = match &arguments.levels[..] {
-        [] => default_shares(&prepared.space),
-        levels => Costs::At(levels.to_vec()),
+    let limits = arguments.limits.limits();
+    let wanted = match (&arguments.levels[..], share(&problem, latency, &limits)?) {
+        ([], None) => default_shares(&prepared.space),
+        ([], Some(share)) => Costs::At(vec![share]),
+        (levels, _) => Costs::At(levels.to_vec()),
     };
     let options = additive_options(&problem, &scores, &wanted)?;
     let first = options.first.clone();
@@ -69,6 +76,19 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
                 ..NsgaOptions::default()
             };
             Box::new(NsgaII::new(problem.space(), options, arguments.seed)?)
+        }
+        Method::LocalSearch => Box::new(LocalSearch::new(problem.space(), &first, arguments.seed)?),
+        Method::Evolution => {
+            let options = EvolutionOptions {
+                population: arguments.population,
+                sample: arguments.population.div_ceil(SAMPLE_SHARE),
+                first,
+            };
+            Box::new(RegularizedEvolution::new(
+                problem.space(),
+                options,
+                arguments.seed,
+            )?)
         }
         Method::Random => Box::new(RandomSearch::new(problem.space(), &first, arguments.seed)?),
     };
@@ -87,8 +107,18 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
         },
     )?;
     steps.finish();
-    let front = pareto_front(&evaluations);
+    let front = match limits.are_given() {
+        true => pareto_front(&limits.keep(&table, &workload, &prepared.space, &evaluations)?),
+        false => pareto_front(&evaluations),
+    };
     write_front(folder, &problem, &front)?;
+    let best = front
+        .iter()
+        .min_by(|a, b| a.objectives[1].total_cmp(&b.objectives[1]));
+    let chosen = folder.join(CHOSEN);
+    if let Some(best) = best.filter(|_| limits.are_given()) {
+        write_yaml(&chosen, &prepared.space.decode(&best.genome)?)?;
+    }
     if arguments.json {
         return print_json(&front);
     }
@@ -97,7 +127,38 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
         "\nwrote {} and front.yaml, front.csv beside it",
         arguments.study.display()
     );
+    if limits.are_given() {
+        println!("the best that keeps all limits: {}", chosen.display());
+    }
     Ok(())
+}
+
+/// The share of the full model's latency at which evaluations are to be spent: the limit on the
+/// latency that is minimised.
+fn share(
+    problem: &SubnetProblem<'_>,
+    latency: LatencyObjective,
+    limits: &Limits,
+) -> anyhow::Result<Option<f64>> {
+    let limit_us = match latency {
+        LatencyObjective::Tpot => limits.tpot_us,
+        LatencyObjective::Ttft => limits.ttft_us,
+        LatencyObjective::Total => None,
+    };
+    let Some(limit_us) = limit_us else {
+        return Ok(None);
+    };
+    let space = problem.search_space();
+    let full_us = problem.latency_us(&space.full_genome());
+    let least_us = problem.latency_us(&vec![0; space.full_genome().len()]);
+    anyhow::ensure!(
+        limit_us > least_us,
+        "--max-{}: the smallest network of the space takes {:.2} ms, more than {:.2} ms",
+        latency.name(),
+        least_us / 1000.0,
+        limit_us / 1000.0
+    );
+    Ok(Some((limit_us / full_us).min(1.0)))
 }
 
 fn print(problem: &SubnetProblem<'_>, front: &[Evaluation]) -> anyhow::Result<()> {

@@ -1,0 +1,184 @@
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use lathe_compress::{write_json, write_text};
+use lathe_search::{Evaluation, Study, pareto_front};
+use serde::Serialize;
+
+use super::print_json;
+use crate::arguments::StudyCommand;
+
+/// Studies are files with this ending.
+const ENDING: &str = "db";
+
+pub fn run(command: &StudyCommand) -> anyhow::Result<()> {
+    match command {
+        StudyCommand::List { folder, json } => list(folder, *json),
+        StudyCommand::Show { study, json } => show(study, *json),
+        StudyCommand::Merge { studies, out } => merge(studies, out),
+        StudyCommand::Export { study, out } => export(study, out),
+    }
+}
+
+/// What a study says of itself.
+#[derive(Serialize)]
+struct Description {
+    path: PathBuf,
+    problem: String,
+    objectives: Vec<String>,
+    method: String,
+    seed: u64,
+    evaluations: usize,
+    wall_s: f64,
+}
+
+impl Description {
+    fn of(path: &Path, study: &Study) -> Self {
+        let header = study.header();
+        let seconds = study.wall_times().iter().map(|wall| wall.as_secs_f64());
+        Self {
+            path: path.to_owned(),
+            problem: header.problem.clone(),
+            objectives: header.objectives.clone(),
+            method: header.method.clone(),
+            seed: header.seed,
+            evaluations: study.evaluations().len(),
+            wall_s: seconds.sum(),
+        }
+    }
+
+    fn print(&self) {
+        println!(
+            "{}: {} evaluations in {:.0} s by {}, seed {}",
+            self.path.display(),
+            self.evaluations,
+            self.wall_s,
+            self.method,
+            self.seed
+        );
+        println!(
+            "  {} against {}",
+            self.objectives.join(" against "),
+            self.problem
+        );
+    }
+}
+
+fn list(folder: &Path, json: bool) -> anyhow::Result<()> {
+    let mut paths = Vec::new();
+    collect(folder, &mut paths).with_context(|| folder.display().to_string())?;
+    paths.sort();
+    // What is no study, or of another version, is not listed.
+    let opened = paths
+        .iter()
+        .filter_map(|path| Some((path, Study::open(path).ok()?)));
+    let all: Vec<Description> = opened
+        .map(|(path, study)| Description::of(path, &study))
+        .collect();
+    if json {
+        return print_json(&all);
+    }
+    if all.is_empty() {
+        println!("no studies in {}", folder.display());
+    }
+    all.iter().for_each(Description::print);
+    Ok(())
+}
+
+fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        // A link could lead in a circle.
+        if entry.file_type()?.is_dir() {
+            collect(&path, paths)?;
+        } else if path.extension().is_some_and(|ending| ending == ENDING) {
+            paths.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn show(path: &Path, json: bool) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Shown {
+        #[serde(flatten)]
+        description: Description,
+        front: Vec<Evaluation>,
+    }
+    let study = Study::open(path)?;
+    let description = Description::of(path, &study);
+    let front = pareto_front(study.evaluations());
+    if json {
+        return print_json(&Shown { description, front });
+    }
+    description.print();
+    println!("  {} on the front:", front.len());
+    for evaluation in &front {
+        let numbers = evaluation
+            .objectives
+            .iter()
+            .map(|value| format!("{value:>14.4}"));
+        println!("{}  {:?}", numbers.collect::<String>(), evaluation.genome);
+    }
+    Ok(())
+}
+
+fn merge(paths: &[PathBuf], out: &Path) -> anyhow::Result<()> {
+    let studies = paths.iter().map(|path| Study::open(path));
+    let studies = studies.collect::<Result<Vec<_>, _>>()?;
+    let merged = Study::merge(&studies, out)?;
+    println!(
+        "wrote {}: {} evaluations",
+        out.display(),
+        merged.evaluations().len()
+    );
+    Ok(())
+}
+
+fn export(path: &Path, out: &Path) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Exported<'a> {
+        number: usize,
+        #[serde(flatten)]
+        evaluation: &'a Evaluation,
+        wall_s: f64,
+    }
+    let study = Study::open(path)?;
+    let pairs = study.evaluations().iter().zip(study.wall_times());
+    let rows = pairs
+        .enumerate()
+        .map(|(number, (evaluation, wall))| Exported {
+            number,
+            evaluation,
+            wall_s: wall.as_secs_f64(),
+        });
+    match out.extension().and_then(|ending| ending.to_str()) {
+        Some("json") => write_json(out, &rows.collect::<Vec<_>>())?,
+        Some("csv") => {
+            let mut csv = format!(
+                "number,{},wall_s,genome\n",
+                study.header().objectives.join(",")
+            );
+            for row in rows {
+                let objectives = row.evaluation.objectives.iter().map(f64::to_string);
+                let genome = row.evaluation.genome.iter().map(usize::to_string);
+                csv += &format!(
+                    "{},{},{},{}\n",
+                    row.number,
+                    objectives.collect::<Vec<_>>().join(","),
+                    row.wall_s,
+                    genome.collect::<Vec<_>>().join(" ")
+                );
+            }
+            write_text(out, &csv)?;
+        }
+        _ => anyhow::bail!("--out {}: name a .csv or a .json file", out.display()),
+    }
+    println!(
+        "wrote {}: {} evaluations",
+        out.display(),
+        study.evaluations().len()
+    );
+    Ok(())
+}
