@@ -32,6 +32,7 @@
 //! ```
 
 mod additive;
+mod attainment;
 mod error;
 mod evolution;
 mod hypervolume;
@@ -47,6 +48,7 @@ mod study;
 mod variation;
 
 pub use additive::{AdditiveOptions, AdditivePoint, AdditiveSearch, Choice, Costs, additive_front};
+pub use attainment::attainment_front;
 pub use error::SearchError;
 pub use evolution::{EvolutionOptions, RegularizedEvolution};
 pub use hypervolume::hypervolume;

@@ -10,8 +10,9 @@
 
 use lathe_arch::{LayerConfig, ModelConfig};
 
-/// How many blocks behind a kept one it may stand in for: the two of a removed layer.
-pub(crate) const REACH: usize = 2;
+/// How many blocks behind a kept one it may stand in for: those of three removed layers. Further ones
+/// have less and less to do with its units, and each takes a matrix in a calibration.
+pub(crate) const REACH: usize = 6;
 
 /// How many blocks behind `block` may be stood in for at all: none where norms stand behind them.
 pub(crate) fn reach(model: &ModelConfig, block: usize) -> usize {
@@ -67,15 +68,17 @@ mod tests {
         let layers = layers(&[
             [false, true],
             [false, false],
+            [false, false],
+            [false, false],
             [false, true],
             [true, true],
             [true, false],
         ]);
-        let absorbed: Vec<usize> = (0..10)
+        let absorbed: Vec<usize> = (0..14)
             .filter(|&at| is_kept(&layers, at))
             .map(|at| absorbed_by(&layers, at))
             .collect();
-        // Block 4 is out of the reach of 1.
-        assert_eq!(absorbed, [2, 0, 0, 0, 1]);
+        // Block 8 is out of the reach of 1.
+        assert_eq!(absorbed, [6, 0, 0, 0, 1]);
     }
 }

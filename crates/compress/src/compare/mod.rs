@@ -258,11 +258,10 @@ impl Comparison<'_> {
     /// What a search's results rest on, and everything after it.
     fn search_key(&self, key: &str) -> String {
         format!(
-            "{} {} {:?} {} {:?} {key}",
+            "{} {} {:?} {:?} {key}",
             self.evaluations,
             self.seed,
             self.precisions,
-            self.questions,
             self.prepared.choices(),
         )
     }

@@ -52,6 +52,7 @@ impl Comparison<'_> {
         let sample = Question::sample(&mmlu(self.cache, MmluForm::Cloze)?, self.questions);
         let context = self.prepared.model().max_position_embeddings;
         let set = QuestionSet::new(&sample, &self.prepared.tokenizer, context)?;
+        let key = &format!("{} questions, {key}", self.questions);
         let levels = self.levels.len() * self.objectives.len();
         let path = |name: &str| self.folder.join(format!("answers-{name}.json"));
         let full = self.prepared.supernet.full();

@@ -67,8 +67,8 @@ pub struct ChannelStatistics {
     /// `[channels]`: the activation score of Minitron (2407.14679).
     pub magnitude: Vec<f64>,
     /// Mean product of each channel with what each of the next blocks adds to the residual stream,
-    /// `[channels, hidden_size]`, the nearest block first: two, fewer at the end of the model, none
-    /// where norms stand behind the blocks.
+    /// `[channels, hidden_size]`, the nearest block first: as many as it may stand in for, fewer at the
+    /// end of the model, none where norms stand behind the blocks.
     pub following: Vec<StoredMatrix>,
 }
 

@@ -14,7 +14,7 @@ const ORIGIN: &str = "origin";
 /// Name of the metadata field that says which statistics it holds.
 const FORMAT: &str = "format";
 /// The present ones.
-const PRESENT_FORMAT: &str = "2";
+const PRESENT_FORMAT: &str = "3";
 /// Name of the metadata field that counts its tokens.
 const TOKENS: &str = "tokens";
 /// Last part of the name of a block's mean output after the norm behind it.
