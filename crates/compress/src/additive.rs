@@ -308,7 +308,7 @@ pub fn additive_options(
     }
     let cheapest = front.first().map_or(0.0, |point| point.cost);
     Ok(AdditiveOptions {
-        first: first_genomes(space, &recommended, |gene| scores.loss(gene, 0)),
+        first: first_genomes(space, &recommended),
         variables,
         costs: match wanted {
             Costs::Between(shares) => {
