@@ -108,7 +108,7 @@ def ours():
 
 
 def random_fronts(seed):
-    """1000 fronts of two to four objectives, as `known_fronts -- random` reads them."""
+    """1000 fronts of two to four objectives, each with a reference point."""
     random = np.random.default_rng(seed)
     for _ in range(1000):
         objectives = int(random.integers(2, 5))

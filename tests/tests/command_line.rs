@@ -52,7 +52,7 @@ fn profile_predict_search_export_and_report() {
         front,
         serde_json::from_str::<serde_json::Value>(&kept).unwrap()
     );
-    assert!(desk.path("chosen.yaml").is_file());
+    assert!(desk.path("study.chosen.yaml").is_file());
     let message = desk.fails(&within("9kB"));
     assert!(message.contains("limit of size"), "{message}");
     let message = desk.fails(&within("9"));

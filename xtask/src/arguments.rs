@@ -427,7 +427,7 @@ impl SizeArguments {
 }
 
 /// What the chosen sub-network may cost at most, as predicted. With any of them, only networks that
-/// keep them all are printed and written, the best of them as chosen.yaml.
+/// keep them all are printed and written, the best of them beside the study.
 #[derive(Args)]
 pub struct LimitArguments {
     /// Longest time to first token: 80ms, 0.1s

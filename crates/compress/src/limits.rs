@@ -26,11 +26,25 @@ impl Limits {
         *self != Self::default()
     }
 
-    /// What of `subnet` is over its limit, by the table's predictions.
+    /// Checks that the table tells all that is limited, of networks in any precision of `space`: before
+    /// a search, not after it.
     ///
     /// # Errors
-    /// When the table does not cover the sub-network or the workload, or has no memory where that is
-    /// limited.
+    /// Says what is missing.
+    pub fn check(
+        &self,
+        table: &LatencyTable,
+        workload: &Workload,
+        space: &SearchSpace,
+    ) -> anyhow::Result<()> {
+        let full = space.decode(&space.full_genome())?;
+        for &precision in space.precisions() {
+            self.excess(table, workload, &full.clone().with_precision(precision))?;
+        }
+        Ok(())
+    }
+
+    /// What of `subnet` is over its limit, by the table's predictions.
     fn excess(
         &self,
         table: &LatencyTable,
@@ -41,7 +55,7 @@ impl Limits {
         let memory = prediction.peak_memory_bytes;
         anyhow::ensure!(
             self.peak_memory_bytes.is_none() || memory.is_some(),
-            "the table tells no memory of networks in {}: profile with --networks 3 or more",
+            "--max-memory: the table tells no memory of networks in {}: profile with --networks 3 or more",
             subnet.head_precision
         );
         let weights = subnet.weight_bytes(&table.model.dimensions) as f64;
@@ -83,10 +97,10 @@ impl Limits {
         if kept.is_empty() {
             let which = always.filter(|which| !which.is_empty());
             let which = which.map_or("all limits at once".to_owned(), |which| {
-                format!("the limit of {}", which.join(" and "))
+                format!("the limit of {}", which.join(" and that of "))
             });
             anyhow::bail!(
-                "none of the {} evaluated networks keeps {which}: raise it, or give more --evaluations",
+                "none of the {} evaluated networks keeps {which}: allow more, or give more --evaluations",
                 evaluations.len()
             );
         }

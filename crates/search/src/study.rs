@@ -170,7 +170,7 @@ impl Study {
             message: message.to_owned(),
         };
         if path.exists() {
-            return Err(wrong("it exists: merged studies go to a new file"));
+            return Err(wrong("it exists: name a new file"));
         }
         let first = studies
             .first()
@@ -201,16 +201,26 @@ impl Study {
                 });
             }
         }
-        let mut merged = Self::open_or_create(path, &header, false)?;
+        // In a file beside it, which takes the name when it is whole.
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        let io = |error: std::io::Error| wrong(&error.to_string());
+        let file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(io)?;
+        let mut merged = Self::open_or_create(file.path(), &header, false)?;
+        let failed = |error: rusqlite::Error| damaged(path, &error);
+        merged.connection.execute_batch("BEGIN").map_err(failed)?;
         let mut seen = BTreeSet::new();
         for study in studies {
             for (evaluation, wall) in study.evaluations.iter().zip(&study.wall_times) {
-                if seen.insert(evaluation.genome.clone()) {
+                if seen.insert(&evaluation.genome) {
                     merged.append(evaluation, *wall)?;
                 }
             }
         }
-        Ok(merged)
+        merged.connection.execute_batch("COMMIT").map_err(failed)?;
+        drop(merged);
+        file.persist_noclobber(path)
+            .map_err(|error| io(error.error))?;
+        Self::open(path)
     }
 
     /// What the study is about.

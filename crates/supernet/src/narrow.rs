@@ -235,9 +235,10 @@ impl Reader {
         });
         let rest = &nz - &nn * &plain;
         let change = Llt::new(ridged.as_ref(), Side::Lower).ok()?.solve(&rest);
-        Some(Array2::from_shape_fn((full_size, hidden_size), |(i, j)| {
+        let reader = Array2::from_shape_fn((full_size, hidden_size), |(i, j)| {
             (plain[(j, i)] + change[(j, i)]) as f32
-        }))
+        });
+        reader.iter().all(|v| v.is_finite()).then_some(reader)
     }
 }
 

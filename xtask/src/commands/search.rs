@@ -48,6 +48,13 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     let evaluator = Evaluator::new(&prepared.supernet, &windows)?;
     let (workload, latency) = (arguments.workload, arguments.latency);
     let mut problem = SubnetProblem::new(&evaluator, &prepared.space, &table, workload, latency)?;
+    let limits = arguments.limits.limits();
+    limits.check(&table, &workload, &prepared.space)?;
+    let wanted = match (&arguments.levels[..], share(&problem, latency, &limits)?) {
+        ([], None) => default_shares(&prepared.space),
+        ([], Some(share)) => Costs::At(vec![share]),
+        (levels, _) => Costs::At(levels.to_vec()),
+    };
     let windows = prepared.windows(Split::Search, arguments.block_tokens)?;
     let block_evaluator = Evaluator::new(&prepared.supernet, &windows)?;
     let blocks = arguments.study.with_extension("blocks.db");
@@ -59,12 +66,6 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
             steps.show(label, done, total);
         },
     )?;
-    let limits = arguments.limits.limits();
-    let wanted = match (&arguments.levels[..], share(&problem, latency, &limits)?) {
-        ([], None) => default_shares(&prepared.space),
-        ([], Some(share)) => Costs::At(vec![share]),
-        (levels, _) => Costs::At(levels.to_vec()),
-    };
     let options = additive_options(&problem, &scores, &wanted)?;
     let first = options.first.clone();
     let mut searcher: Box<dyn Searcher> = match arguments.method {
@@ -115,7 +116,7 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     let best = front
         .iter()
         .min_by(|a, b| a.objectives[1].total_cmp(&b.objectives[1]));
-    let chosen = folder.join(CHOSEN);
+    let chosen = arguments.study.with_extension(CHOSEN);
     if let Some(best) = best.filter(|_| limits.are_given()) {
         write_yaml(&chosen, &prepared.space.decode(&best.genome)?)?;
     }
@@ -134,7 +135,7 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
 }
 
 /// The share of the full model's latency at which evaluations are to be spent: the limit on the
-/// latency that is minimised.
+/// latency that is minimised, where the full model does not keep it.
 fn share(
     problem: &SubnetProblem<'_>,
     latency: LatencyObjective,
@@ -158,7 +159,8 @@ fn share(
         least_us / 1000.0,
         limit_us / 1000.0
     );
-    Ok(Some((limit_us / full_us).min(1.0)))
+    let share = limit_us / full_us;
+    Ok((share < 1.0).then_some(share))
 }
 
 fn print(problem: &SubnetProblem<'_>, front: &[Evaluation]) -> anyhow::Result<()> {

@@ -66,15 +66,15 @@ impl Description {
 
 fn list(folder: &Path, json: bool) -> anyhow::Result<()> {
     let mut paths = Vec::new();
-    collect(folder, &mut paths).with_context(|| folder.display().to_string())?;
+    collect(folder, &mut paths)?;
     paths.sort();
-    // What is no study, or of another version, is not listed.
-    let opened = paths
-        .iter()
-        .filter_map(|path| Some((path, Study::open(path).ok()?)));
-    let all: Vec<Description> = opened
-        .map(|(path, study)| Description::of(path, &study))
-        .collect();
+    let mut all = Vec::new();
+    for path in &paths {
+        match Study::open(path) {
+            Ok(study) => all.push(Description::of(path, &study)),
+            Err(error) => eprintln!("warning: left out: {error}"),
+        }
+    }
     if json {
         return print_json(&all);
     }
@@ -85,8 +85,9 @@ fn list(folder: &Path, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
+fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    for entry in entries {
         let entry = entry?;
         let path = entry.path();
         // A link could lead in a circle.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use lathe_arch::{Activation, Family, ModelConfig, RopeScaling};
@@ -17,6 +18,8 @@ use crate::numbers::Numbers;
 
 /// transformers' prefix of a language model's tensors.
 const PREFIX: &str = "model.";
+/// A folder without it is no model.
+const CONFIG: &str = "config.json";
 
 impl Checkpoint {
     /// Writes a folder that [`Checkpoint::load`] and transformers read, weights in f32. The
@@ -27,7 +30,7 @@ impl Checkpoint {
     /// behind blocks (Gemma 3), rotary frequencies with a factor each (GGUF).
     pub fn save(&self, folder: &Path) -> Result<(), SupernetError> {
         let config = self.config_json().map_err(|what| SupernetError::Format {
-            path: folder.join("config.json"),
+            path: folder.join(CONFIG),
             message: format!("{what} are not written"),
         })?;
         let io = |source| SupernetError::Io {
@@ -35,6 +38,11 @@ impl Checkpoint {
             source,
         };
         fs::create_dir_all(folder).map_err(io)?;
+        // Weights of this model must not stand beside the configuration of another.
+        match fs::remove_file(folder.join(CONFIG)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(error)),
+            Ok(()) | Err(_) => {}
+        }
         let tensors = named(&self.weights);
         write_with(&folder.join("model.safetensors"), |path| {
             safetensors::serialize_to_file(tensors, None, path).map_err(std::io::Error::other)
@@ -45,7 +53,7 @@ impl Checkpoint {
         };
         text("tokenizer.json", self.tokenizer.json())?;
         text("tokenizer_config.json", &format!("{tokenizer:#}\n"))?;
-        text("config.json", &format!("{config:#}\n"))
+        text(CONFIG, &format!("{config:#}\n"))
     }
 
     fn config_json(&self) -> Result<Json, &'static str> {
