@@ -13,6 +13,8 @@ use crate::{Evaluation, Problem, SearchError, Searcher};
 const SCHEMA_VERSION: u32 = 1;
 /// What stands for the method of a study made of others.
 const MERGED: &str = "merged";
+/// Characters of a field that are shown where two studies differ.
+const EXCERPT: usize = 120;
 
 /// What tells one study from another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +47,7 @@ impl StudyHeader {
         }
     }
 
-    /// Name and both values of the first field that differs.
+    /// Name of the first field that differs, and both values from where they do.
     fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
         let fields = |header: &Self| {
             [
@@ -60,8 +62,27 @@ impl StudyHeader {
         let mut pairs = fields(self).into_iter().zip(fields(other));
         pairs
             .find(|(a, b)| a != b)
-            .map(|((field, stored), (_, given))| (field, stored, given))
+            .map(|((field, stored), (_, given))| {
+                let [stored, given] = from_difference([&stored, &given]);
+                (field, stored, given)
+            })
     }
+}
+
+/// What two long texts say where they begin to differ; short ones whole.
+fn from_difference(texts: [&str; 2]) -> [String; 2] {
+    let [a, b] = texts.map(|text| text.chars().collect::<Vec<char>>());
+    if a.len().max(b.len()) <= EXCERPT {
+        return texts.map(str::to_owned);
+    }
+    let common = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    let start = common.saturating_sub(EXCERPT / 4);
+    [a, b].map(|text| {
+        let end = text.len().min(start + EXCERPT);
+        let excerpt: String = text[start..end].iter().collect();
+        let [before, after] = [start > 0, end < text.len()].map(|cut| if cut { "..." } else { "" });
+        format!("{before}{excerpt}{after}")
+    })
 }
 
 /// Every evaluation of one search, each on the disk before the next begins.
@@ -365,5 +386,22 @@ fn damaged(path: &Path, error: &rusqlite::Error) -> SearchError {
     SearchError::Study {
         path: path.to_owned(),
         message: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_fields_are_shown_where_they_differ() {
+        assert_eq!(from_difference(["1", "2"]), ["1", "2"]);
+        let long = |middle: &str| format!("{}{middle}{}", "é".repeat(1000), "z".repeat(1000));
+        for excerpt in from_difference([&long("one"), &long("another")]) {
+            assert_eq!(excerpt.chars().count(), EXCERPT + 6, "{excerpt}");
+            assert!(excerpt.contains("éone") || excerpt.contains("éanother"));
+        }
+        let [whole, cut] = from_difference(["", &long("x")]);
+        assert!(whole.is_empty() && cut.ends_with("..."));
     }
 }
