@@ -7,9 +7,10 @@
 
 use std::convert::Infallible;
 use std::f64::consts::{FRAC_PI_2, PI};
+use std::ops::ControlFlow;
 
 use lathe_search::{
-    Genome, NsgaII, NsgaOptions, Problem, Space, Study, hypervolume, pareto_front, run,
+    NsgaII, NsgaOptions, Problem, Space, Study, Trial, hypervolume, pareto_front, run,
 };
 
 /// Steps of a variable between 0 and 1.
@@ -128,8 +129,8 @@ impl Problem for Discrete {
         &["first", "second", "third"][..self.known.reference().len()]
     }
 
-    fn evaluate(&mut self, genome: &Genome) -> Result<Vec<f64>, Infallible> {
-        Ok(self.known.objectives(genome))
+    fn evaluate(&mut self, trial: &Trial) -> Result<Vec<f64>, Infallible> {
+        Ok(self.known.objectives(&trial.genome))
     }
 }
 
@@ -147,8 +148,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             };
             let mut searcher = NsgaII::new(problem.space(), options, seed)?;
             let mut study = Study::in_memory(&problem, &searcher, seed)?;
-            let all = run(&mut problem, &mut searcher, &mut study, evaluations, |_| {})?;
-            let front = pareto_front(&all);
+            run(&mut problem, &mut searcher, &mut study, evaluations, |_| {
+                ControlFlow::Continue(())
+            })?;
+            let front = pareto_front(&study.evaluations()?);
             let points: Vec<&[f64]> = front.iter().map(|e| &e.objectives[..]).collect();
             let line = serde_json::json!({
                 "problem": known.name(),

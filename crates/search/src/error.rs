@@ -47,6 +47,14 @@ pub enum SearchError {
         /// Objectives expected.
         expected: usize,
     },
+    /// A method asked for a fidelity that the problem does not have.
+    #[error("an evaluation of low fidelity {index} was asked for, but there are {known}")]
+    Fidelity {
+        /// Index of the fidelity.
+        index: usize,
+        /// Low fidelities of the problem.
+        known: usize,
+    },
     /// The problem could not evaluate a genome.
     #[error("evaluation {index} failed: {source}")]
     Evaluation {

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::proposals::Proposals;
 use crate::variation::scatter;
 use crate::{
-    Evaluation, Genome, SearchError, Searcher, Space, crowding_distance, non_dominated_sort,
+    Evaluation, Genome, SearchError, Searcher, Space, Trial, crowding_distance, non_dominated_sort,
 };
 
 /// Settings of [`RegularizedEvolution`].
@@ -79,7 +79,7 @@ impl RegularizedEvolution {
 }
 
 /// Where each stands when all are sorted by front and then by crowding, the loneliest first.
-fn places(objectives: &[&[f64]]) -> Vec<usize> {
+pub(crate) fn places(objectives: &[&[f64]]) -> Vec<usize> {
     let mut places = vec![0; objectives.len()];
     let mut next = 0;
     for front in non_dominated_sort(objectives) {
@@ -103,9 +103,9 @@ impl Searcher for RegularizedEvolution {
         format!("{:?}", self.options)
     }
 
-    fn ask(&mut self) -> Option<Genome> {
-        if let Some(genome) = self.proposals.next_first() {
-            return Some(genome);
+    fn ask(&mut self) -> Option<Trial> {
+        if let Some(trial) = self.proposals.next_first() {
+            return Some(trial);
         }
         let Some(parent) = self.parent() else {
             return self.proposals.fresh(&mut self.rng, Space::draw);
@@ -140,10 +140,10 @@ mod tests {
         };
         let mut evolution = RegularizedEvolution::new(&space, options, 1).unwrap();
         for _ in 0..6 {
-            let genome = evolution.ask().unwrap();
+            let trial = evolution.ask().unwrap();
             // The first is the best there is.
-            let objectives = vec![genome.iter().sum::<usize>() as f64];
-            evolution.tell(&Evaluation { genome, objectives });
+            let objectives = vec![trial.genome.iter().sum::<usize>() as f64];
+            evolution.tell(&trial.with_objectives(objectives));
         }
         assert_eq!(evolution.population.len(), 4);
         let best = evolution.population.iter().any(|e| e.genome == [0; 4]);

@@ -7,7 +7,8 @@
 //!
 //! ```
 //! use std::convert::Infallible;
-//! use lathe_search::{Genome, NsgaII, NsgaOptions, Problem, Space, Study, pareto_front, run};
+//! use std::ops::ControlFlow;
+//! use lathe_search::{NsgaII, NsgaOptions, Problem, Space, Study, Trial, pareto_front, run};
 //!
 //! /// Choose one of four sizes for ten parts: large ones cost time, small ones cost quality.
 //! struct Sizes(Space);
@@ -16,9 +17,9 @@
 //!     type Error = Infallible;
 //!     fn space(&self) -> &Space { &self.0 }
 //!     fn objective_names(&self) -> &[&'static str] { &["time", "loss"] }
-//!     fn evaluate(&mut self, genome: &Genome) -> Result<Vec<f64>, Infallible> {
-//!         let time: usize = genome.iter().sum();
-//!         let loss: f64 = genome.iter().enumerate().map(|(i, g)| (i as f64) / (1.0 + *g as f64)).sum();
+//!     fn evaluate(&mut self, trial: &Trial) -> Result<Vec<f64>, Infallible> {
+//!         let time: usize = trial.genome.iter().sum();
+//!         let loss: f64 = trial.genome.iter().enumerate().map(|(i, g)| (i as f64) / (1.0 + *g as f64)).sum();
 //!         Ok(vec![time as f64, loss])
 //!     }
 //! }
@@ -26,8 +27,8 @@
 //! let mut problem = Sizes(Space::new(vec![4; 10])?);
 //! let mut searcher = NsgaII::new(problem.space(), NsgaOptions::default(), 1)?;
 //! let mut study = Study::in_memory(&problem, &searcher, 1)?;
-//! let evaluations = run(&mut problem, &mut searcher, &mut study, 100, |_| {})?;
-//! assert!(pareto_front(&evaluations).len() > 5);
+//! run(&mut problem, &mut searcher, &mut study, 100, |_| ControlFlow::Continue(()))?;
+//! assert!(pareto_front(&study.evaluations()?).len() > 5);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -35,6 +36,7 @@ mod additive;
 mod attainment;
 mod error;
 mod evolution;
+mod halving;
 mod hypervolume;
 mod local;
 mod nsga2;
@@ -51,12 +53,13 @@ pub use additive::{AdditiveOptions, AdditivePoint, AdditiveSearch, Choice, Costs
 pub use attainment::attainment_front;
 pub use error::SearchError;
 pub use evolution::{EvolutionOptions, RegularizedEvolution};
+pub use halving::{HalvingOptions, SuccessiveHalving};
 pub use hypervolume::hypervolume;
 pub use local::LocalSearch;
 pub use nsga2::{NsgaII, NsgaOptions};
 pub use pareto::{crowding_distance, dominates, knee_point, non_dominated_sort, pareto_front};
-pub use problem::{Evaluation, Problem, Searcher};
+pub use problem::{Evaluation, Fidelity, Problem, Searcher, Trial};
 pub use random::RandomSearch;
 pub use run::{Progress, run};
 pub use space::{Genome, Space};
-pub use study::{Study, StudyHeader};
+pub use study::{Record, Study, StudyHeader};

@@ -5,7 +5,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::proposals::Proposals;
-use crate::{Evaluation, Genome, SearchError, Searcher, Space, dominates};
+use crate::{Evaluation, Genome, SearchError, Searcher, Space, Trial, dominates};
 
 /// Changes one variable of a member of the front, or two of them at once: half of the changes are to
 /// the next value, half to any, and a second variable goes the other way, so that what one gives
@@ -70,9 +70,9 @@ impl Searcher for LocalSearch {
         String::new()
     }
 
-    fn ask(&mut self) -> Option<Genome> {
-        if let Some(genome) = self.proposals.next_first() {
-            return Some(genome);
+    fn ask(&mut self) -> Option<Trial> {
+        if let Some(trial) = self.proposals.next_first() {
+            return Some(trial);
         }
         let front = &self.front;
         self.proposals.fresh(&mut self.rng, |space, rng| {

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::proposals::Proposals;
 use crate::variation::{crossover, mutate};
 use crate::{
-    Evaluation, Genome, SearchError, Searcher, Space, crowding_distance, dominates,
+    Evaluation, Genome, SearchError, Searcher, Space, Trial, crowding_distance, dominates,
     non_dominated_sort,
 };
 
@@ -186,9 +186,9 @@ impl Searcher for NsgaII {
         format!("{:?}", self.options)
     }
 
-    fn ask(&mut self) -> Option<Genome> {
-        if let Some(genome) = self.proposals.next_first() {
-            return Some(genome);
+    fn ask(&mut self) -> Option<Trial> {
+        if let Some(trial) = self.proposals.next_first() {
+            return Some(trial);
         }
         if self.children.len() >= self.options.population {
             let children = std::mem::take(&mut self.children);
@@ -222,12 +222,12 @@ mod tests {
         let mut searcher = NsgaII::new(&space, options, 1).unwrap();
         let mut reached = vec![BTreeSet::new(); 4];
         for index in 0..200 {
-            let Some(genome) = searcher.ask() else { break };
-            for (gene, reached) in genome.iter().zip(&mut reached) {
+            let Some(trial) = searcher.ask() else { break };
+            for (gene, reached) in trial.genome.iter().zip(&mut reached) {
                 reached.insert(*gene);
             }
             let objectives = vec![f64::from(index % 7), f64::from(index % 5)];
-            searcher.tell(&Evaluation { genome, objectives });
+            searcher.tell(&trial.with_objectives(objectives));
         }
         for (reached, count) in reached.iter().zip(space.cardinalities()) {
             assert!(reached.contains(&0) && reached.contains(&(count - 1)));
@@ -239,10 +239,10 @@ mod tests {
         let space = Space::new(vec![3, 2, 1]).unwrap();
         let mut searcher = NsgaII::new(&space, NsgaOptions::default(), 5).unwrap();
         let mut seen = BTreeSet::new();
-        while let Some(genome) = searcher.ask() {
-            assert!(seen.insert(genome.clone()));
-            let objectives = genome.iter().map(|g| *g as f64).collect();
-            searcher.tell(&Evaluation { genome, objectives });
+        while let Some(trial) = searcher.ask() {
+            assert!(seen.insert(trial.genome.clone()));
+            let objectives = trial.genome.iter().map(|g| *g as f64).collect();
+            searcher.tell(&trial.with_objectives(objectives));
         }
         assert_eq!(seen.len(), 6);
     }

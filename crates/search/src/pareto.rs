@@ -104,6 +104,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Trial;
 
     fn points() -> impl Strategy<Value = Vec<Vec<f64>>> {
         let coordinate = (0u8..6).prop_map(f64::from);
@@ -131,7 +132,7 @@ mod tests {
         fn the_front_is_what_nothing_dominates(points in points()) {
             let evaluations: Vec<Evaluation> = points
                 .iter()
-                .map(|p| Evaluation { genome: vec![], objectives: p.clone() })
+                .map(|p| Trial::full(vec![]).with_objectives(p.clone()))
                 .collect();
             let front = pareto_front(&evaluations);
             for point in &points {

@@ -1,11 +1,12 @@
 //! What has been proposed, and what is to be proposed first: shared by all methods.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rand::Rng;
 
 use crate::variation::scatter;
-use crate::{Genome, SearchError, Space};
+use crate::{Genome, SearchError, Space, Trial};
 
 /// Tries to find a genome that was not proposed before.
 const MAX_REPEATS: usize = 10_000;
@@ -15,7 +16,8 @@ const REPEATS_A_GENE: usize = 100;
 /// Genomes of a space, none of them twice.
 pub(crate) struct Proposals {
     space: Space,
-    seen: BTreeSet<Genome>,
+    /// Fingerprints: a long search proposes more genomes than are to be kept in memory.
+    seen: HashSet<u128>,
     /// Given genomes not yet proposed, the next one last.
     first: Vec<Genome>,
 }
@@ -31,7 +33,7 @@ impl Proposals {
         }
         Ok(Self {
             space: space.clone(),
-            seen: BTreeSet::new(),
+            seen: HashSet::new(),
             first: first.iter().rev().cloned().collect(),
         })
     }
@@ -42,14 +44,14 @@ impl Proposals {
 
     /// Whether `genome` was not proposed before; from now on it was.
     pub fn is_new(&mut self, genome: &Genome) -> bool {
-        self.seen.insert(genome.clone())
+        self.seen.insert(fingerprint(genome))
     }
 
     /// The next of those that were given.
-    pub fn next_first(&mut self) -> Option<Genome> {
+    pub fn next_first(&mut self) -> Option<Trial> {
         while let Some(genome) = self.first.pop() {
             if self.is_new(&genome) {
-                return Some(genome);
+                return Some(Trial::full(genome));
             }
         }
         None
@@ -61,14 +63,24 @@ impl Proposals {
         &mut self,
         rng: &mut R,
         mut propose: impl FnMut(&Space, &mut R) -> Genome,
-    ) -> Option<Genome> {
+    ) -> Option<Trial> {
         for repeats in 0..MAX_REPEATS {
             let mut genome = propose(&self.space, rng);
             scatter(&self.space, &mut genome, repeats / REPEATS_A_GENE, rng);
             if self.is_new(&genome) {
-                return Some(genome);
+                return Some(Trial::full(genome));
             }
         }
         None
     }
+}
+
+/// 128 bits: among a million genomes two are alike by chance once in 10^26 searches.
+fn fingerprint(genome: &Genome) -> u128 {
+    let half = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        (salt, genome).hash(&mut hasher);
+        u128::from(hasher.finish())
+    };
+    half(0) << 64 | half(1)
 }

@@ -4,7 +4,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::proposals::Proposals;
-use crate::{Evaluation, Genome, SearchError, Searcher, Space};
+use crate::{Evaluation, Genome, SearchError, Searcher, Space, Trial};
 
 /// Draws genomes uniformly, none twice, after given first genomes.
 pub struct RandomSearch {
@@ -34,7 +34,7 @@ impl Searcher for RandomSearch {
         String::new()
     }
 
-    fn ask(&mut self) -> Option<Genome> {
+    fn ask(&mut self) -> Option<Trial> {
         let first = self.proposals.next_first();
         first.or_else(|| self.proposals.fresh(&mut self.rng, Space::draw))
     }

@@ -1,14 +1,16 @@
 //! What a study promises: nothing is lost, and a resumed run is the same run.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
 use lathe_search::{
-    Evaluation, EvolutionOptions, Genome, LocalSearch, NsgaII, NsgaOptions, Problem, RandomSearch,
-    RegularizedEvolution, SearchError, Searcher, Space, Study, StudyHeader, hypervolume, run,
+    Evaluation, EvolutionOptions, Fidelity, Genome, HalvingOptions, LocalSearch, NsgaII,
+    NsgaOptions, Problem, Progress, RandomSearch, RegularizedEvolution, SearchError, Searcher,
+    Space, Study, StudyHeader, SuccessiveHalving, Trial, hypervolume, run,
 };
 
 /// Every method but the additive, which is told what to expect.
@@ -59,7 +61,8 @@ impl Problem for Knapsack {
         "knapsack".to_owned()
     }
 
-    fn evaluate(&mut self, genome: &Genome) -> Result<Vec<f64>, PowerCut> {
+    fn evaluate(&mut self, trial: &Trial) -> Result<Vec<f64>, PowerCut> {
+        let genome = &trial.genome;
         if self.fails_at == Some(self.made) {
             return Err(PowerCut);
         }
@@ -106,7 +109,12 @@ fn whole_run(method: &str, seed: u64, budget: usize) -> Vec<Evaluation> {
     let mut problem = Knapsack::new(None);
     let mut searcher = searcher(method, seed);
     let mut study = Study::in_memory(&problem, &*searcher, seed).unwrap();
-    run(&mut problem, &mut *searcher, &mut study, budget, |_| {}).unwrap()
+    run(&mut problem, &mut *searcher, &mut study, budget, go_on).unwrap();
+    study.evaluations().unwrap()
+}
+
+fn go_on(_: Progress<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
 }
 
 #[test]
@@ -118,7 +126,7 @@ fn an_interrupted_run_resumes_to_the_same_sequence() {
         let mut first = searcher(method, 3);
         let header = StudyHeader::of(&problem, &*first, 3);
         let mut study = Study::open_or_create(&path, &header, false).unwrap();
-        let stopped = run(&mut problem, &mut *first, &mut study, 80, |_| {});
+        let stopped = run(&mut problem, &mut *first, &mut study, 80, go_on);
         assert!(matches!(
             stopped,
             Err(SearchError::Evaluation { index: 37, .. })
@@ -129,10 +137,13 @@ fn an_interrupted_run_resumes_to_the_same_sequence() {
         let mut problem = Knapsack::new(None);
         let mut study = Study::open_or_create(&path, &header, true).unwrap();
         let mut replayed = 0;
-        let count = |p: lathe_search::Progress<'_>| replayed += usize::from(p.is_replayed);
-        let resumed = run(&mut problem, &mut *second, &mut study, 80, count).unwrap();
+        let count = |progress: Progress<'_>| {
+            replayed += usize::from(progress.is_replayed);
+            ControlFlow::Continue(())
+        };
+        run(&mut problem, &mut *second, &mut study, 80, count).unwrap();
         assert_eq!(replayed, 37);
-        assert_eq!(resumed, whole_run(method, 3, 80));
+        assert_eq!(study.evaluations().unwrap(), whole_run(method, 3, 80));
     }
 }
 
@@ -142,15 +153,11 @@ fn a_study_of_something_else_is_refused() {
     let path = folder.path().join("study.db");
     let header = StudyHeader::of(&Knapsack::new(None), &*searcher("random", 1), 1);
     let mut study = Study::open_or_create(&path, &header, false).unwrap();
-    let evaluation = Evaluation {
-        genome: vec![0; 20],
-        objectives: vec![0.1 + 0.2, 1e-300],
-    };
-    study
-        .append(&evaluation, std::time::Duration::from_secs(1))
-        .unwrap();
+    let evaluation = Trial::full(vec![0; 20]).with_objectives(vec![0.1 + 0.2, 1e-300]);
+    study.keep(0, &evaluation, Duration::from_secs(1)).unwrap();
     drop(study);
-    assert_eq!(Study::open(&path).unwrap().evaluations(), [evaluation]);
+    let held = Study::open(&path).unwrap().evaluations().unwrap();
+    assert_eq!(held, [evaluation]);
     let unasked = Study::open_or_create(&path, &header, false).err().unwrap();
     assert!(unasked.to_string().contains("--resume"), "{unasked}");
     let other = StudyHeader { seed: 2, ..header };
@@ -180,16 +187,16 @@ fn not_a_number_stops_the_run_and_names_the_objective() {
         fn objective_names(&self) -> &[&'static str] {
             &["time", "loss"]
         }
-        fn evaluate(&mut self, _genome: &Genome) -> Result<Vec<f64>, PowerCut> {
+        fn evaluate(&mut self, _trial: &Trial) -> Result<Vec<f64>, PowerCut> {
             Ok(vec![1.0, f64::NAN])
         }
     }
     let mut problem = Broken(Space::new(vec![3]).unwrap());
     let mut searcher = RandomSearch::new(problem.space(), &[], 1).unwrap();
     let mut study = Study::in_memory(&problem, &searcher, 1).unwrap();
-    let stopped = run(&mut problem, &mut searcher, &mut study, 5, |_| {});
+    let stopped = run(&mut problem, &mut searcher, &mut study, 5, go_on);
     assert!(stopped.err().unwrap().to_string().contains("loss"));
-    assert!(study.evaluations().is_empty());
+    assert_eq!(study.evaluation_count().unwrap(), 0);
 }
 
 #[test]
@@ -233,15 +240,18 @@ fn studies_of_one_problem_are_merged() {
         let header = StudyHeader::of(&problem, &*searcher, seed);
         let path = folder.path().join(name);
         let mut study = Study::open_or_create(&path, &header, false).unwrap();
-        run(&mut problem, &mut *searcher, &mut study, 30, |_| {}).unwrap();
+        run(&mut problem, &mut *searcher, &mut study, 30, go_on).unwrap();
         study
     };
     // Both begin with the same five.
     let studies = [study("a.db", "random", 1), study("b.db", "nsga2", 2)];
     let path = folder.path().join("all.db");
     let merged = Study::merge(&studies, &path).unwrap();
-    assert_eq!(merged.evaluations().len(), 55);
-    assert_eq!(merged.evaluations()[..30], *studies[0].evaluations());
+    let evaluations = merged.evaluations().unwrap();
+    assert_eq!(evaluations.len(), 55);
+    assert_eq!(evaluations[..30], studies[0].evaluations().unwrap());
+    let seeds: Vec<u64> = merged.records().unwrap().iter().map(|r| r.seed).collect();
+    assert_eq!(seeds, [[1; 30].as_slice(), &[2; 25]].concat());
     let options = &merged.header().options;
     assert_eq!(options, "random 1, nsga2 2");
     let exists = Study::merge(&studies, &path).err().unwrap().to_string();
@@ -254,46 +264,202 @@ fn studies_of_one_problem_are_merged() {
 
 /// Names the study's file for a child process that is going to be killed.
 const CHILD: &str = "LATHE_TEST_STUDY";
+/// How many trials are asked for at once there.
+const BATCH: &str = "LATHE_TEST_BATCH";
 
-fn search_to(path: &Path, takes: Duration) -> Vec<Evaluation> {
+fn search_to(path: &Path, batch: usize, takes: Duration) -> Vec<Evaluation> {
     let mut searcher = searcher("nsga2", 7);
     let mut problem = Knapsack::new(None);
     problem.takes = takes;
-    let header = StudyHeader::of(&problem, &*searcher, 7);
+    let header = StudyHeader::of(&problem, &*searcher, 7).with_batch(batch);
     let mut study = Study::open_or_create(path, &header, true).unwrap();
-    run(&mut problem, &mut *searcher, &mut study, 200, |_| {}).unwrap()
+    run(&mut problem, &mut *searcher, &mut study, 200, go_on).unwrap();
+    study.evaluations().unwrap()
+}
+
+/// This test once more in a process of its own, which searches.
+fn child(test: &str, path: &Path, batch: usize) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact"])
+        .env(CHILD, path)
+        .env(BATCH, batch.to_string())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// True in such a process, when the search is done.
+fn has_searched_as_child() -> bool {
+    let Some(path) = std::env::var_os(CHILD) else {
+        return false;
+    };
+    let batch = std::env::var(BATCH).unwrap().parse().unwrap();
+    search_to(Path::new(&path), batch, Duration::from_millis(5));
+    true
 }
 
 #[test]
 fn a_study_killed_twenty_times_ends_as_if_it_had_not_been() {
-    if let Some(path) = std::env::var_os(CHILD) {
-        search_to(Path::new(&path), Duration::from_millis(5));
+    if has_searched_as_child() {
         return;
+    }
+    let test = "a_study_killed_twenty_times_ends_as_if_it_had_not_been";
+    let folder = tempfile::tempdir().unwrap();
+    for batch in [1, 4] {
+        let path = folder.path().join(format!("{batch}.db"));
+        let mut held = 0;
+        for kill in 0..20 {
+            let mut child = child(test, &path, batch);
+            sleep(Duration::from_millis(30 + kill * 37 % 50));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            if let Ok(study) = Study::open(&path) {
+                let now = study.evaluation_count().unwrap();
+                assert!(now >= held, "evaluations were lost");
+                held = now;
+            }
+        }
+        assert!(
+            (1..200).contains(&held),
+            "{held} evaluations before the end"
+        );
+        let whole = search_to(&folder.path().join("whole.db"), batch, Duration::ZERO);
+        assert_eq!(search_to(&path, batch, Duration::ZERO), whole);
+        std::fs::remove_file(folder.path().join("whole.db")).unwrap();
+    }
+}
+
+#[test]
+fn processes_that_share_a_study_end_as_one_alone_though_one_is_killed() {
+    if has_searched_as_child() {
+        return;
+    }
+    let test = "processes_that_share_a_study_end_as_one_alone_though_one_is_killed";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shared.db");
+    let mut children: Vec<Child> = (0..4).map(|_| child(test, &path, 8)).collect();
+    sleep(Duration::from_millis(300));
+    children[0].kill().unwrap();
+    for mut child in children {
+        child.wait().unwrap();
+    }
+    let shared = Study::open(&path).unwrap();
+    let alone = search_to(&folder.path().join("alone.db"), 8, Duration::ZERO);
+    assert_eq!(shared.evaluations().unwrap(), alone);
+}
+
+#[test]
+fn a_batch_is_evaluated_at_once_and_what_succeeds_is_kept() {
+    struct AtOnce(Knapsack, Vec<usize>);
+    impl Problem for AtOnce {
+        type Error = PowerCut;
+        fn space(&self) -> &Space {
+            self.0.space()
+        }
+        fn objective_names(&self) -> &[&'static str] {
+            self.0.objective_names()
+        }
+        fn evaluate(&mut self, trial: &Trial) -> Result<Vec<f64>, PowerCut> {
+            self.0.evaluate(trial)
+        }
+        fn parallelism(&self) -> usize {
+            3
+        }
+        fn evaluate_batch(&mut self, trials: &[Trial]) -> Vec<Result<Vec<f64>, PowerCut>> {
+            self.1.push(trials.len());
+            trials.iter().map(|trial| self.evaluate(trial)).collect()
+        }
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("study.db");
-    let mut held = 0;
-    for kill in 0..20 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "a_study_killed_twenty_times_ends_as_if_it_had_not_been",
-                "--exact",
-            ])
-            .env(CHILD, &path)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        sleep(Duration::from_millis(30 + kill * 37 % 50));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        if let Ok(study) = Study::open(&path) {
-            assert!(study.evaluations().len() >= held, "evaluations were lost");
-            held = study.evaluations().len();
-        }
+    let mut problem = AtOnce(Knapsack::new(Some(10)), Vec::new());
+    let mut nsga2 = searcher("nsga2", 1);
+    let header = StudyHeader::of(&problem, &*nsga2, 1).with_batch(5);
+    let mut study = Study::open_or_create(&path, &header, false).unwrap();
+    let stopped = run(&mut problem, &mut *nsga2, &mut study, 20, go_on);
+    assert!(matches!(
+        stopped,
+        Err(SearchError::Evaluation { index: 10, .. })
+    ));
+    assert_eq!(problem.1, [3, 2, 3, 2, 3]);
+    assert_eq!(study.evaluation_count().unwrap(), 10);
+}
+
+#[test]
+fn a_callback_stops_the_run() {
+    let mut problem = Knapsack::new(None);
+    let mut random = searcher("random", 1);
+    let mut study = Study::in_memory(&problem, &*random, 1).unwrap();
+    let until_seven = |progress: Progress<'_>| match progress.index {
+        6 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    run(&mut problem, &mut *random, &mut study, 80, until_seven).unwrap();
+    assert_eq!(study.evaluation_count().unwrap(), 7);
+}
+
+/// The knapsack, whose loss is known roughly at a tenth and better at a third of the cost.
+struct Staged(Knapsack);
+
+impl Problem for Staged {
+    type Error = PowerCut;
+
+    fn space(&self) -> &Space {
+        self.0.space()
     }
-    assert!(
-        (1..200).contains(&held),
-        "{held} evaluations before the end"
-    );
-    assert_eq!(search_to(&path, Duration::ZERO), whole_run("nsga2", 7, 200));
+
+    fn objective_names(&self) -> &[&'static str] {
+        self.0.objective_names()
+    }
+
+    fn low_fidelities(&self) -> &[f64] {
+        &[0.1, 0.3]
+    }
+
+    fn evaluate(&mut self, trial: &Trial) -> Result<Vec<f64>, PowerCut> {
+        let mut objectives = self.0.evaluate(trial)?;
+        let error = match trial.fidelity {
+            Fidelity::Low(0) => 4.0,
+            Fidelity::Low(_) => 1.0,
+            Fidelity::Full => 0.0,
+        };
+        let sum: usize = trial.genome.iter().enumerate().map(|(i, g)| i * g).sum();
+        objectives[1] += error * (sum % 7) as f64 / 7.0;
+        Ok(objectives)
+    }
+}
+
+#[test]
+fn stages_spend_the_budget_and_find_more_than_full_evaluations_alone() {
+    let staged = |seed: u64| {
+        let options = HalvingOptions {
+            low_fidelities: 2,
+            reduction: 3,
+        };
+        SuccessiveHalving::new(searcher("random", seed), options).unwrap()
+    };
+    let volume = |study: &Study| {
+        let evaluations = study.evaluations().unwrap();
+        let points: Vec<&[f64]> = evaluations.iter().map(|e| &e.objectives[..]).collect();
+        hypervolume(&points, &[160.0, 80.0])
+    };
+    let mut wins = 0;
+    for seed in 0..5 {
+        let mut problem = Staged(Knapsack::new(None));
+        let mut search = staged(seed);
+        let mut study = Study::in_memory(&problem, &search, seed).unwrap();
+        let mut spent = 0.0;
+        let count = |progress: Progress<'_>| {
+            spent = progress.spent;
+            ControlFlow::Continue(())
+        };
+        run(&mut problem, &mut search, &mut study, 100, count).unwrap();
+        assert!((100.0..101.0).contains(&spent), "{spent}");
+        let mut problem = Knapsack::new(None);
+        let mut random = searcher("random", seed);
+        let mut alone = Study::in_memory(&problem, &*random, seed).unwrap();
+        run(&mut problem, &mut *random, &mut alone, 100, go_on).unwrap();
+        wins += u32::from(volume(&study) > volume(&alone));
+    }
+    assert_eq!(wins, 5);
 }

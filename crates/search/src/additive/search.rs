@@ -17,12 +17,14 @@ use super::front::{AdditivePoint, Choice, additive_front};
 use super::model::{Expected, Posterior};
 use crate::proposals::Proposals;
 use crate::variation::scatter;
-use crate::{Evaluation, Genome, SearchError, Searcher, Space};
+use crate::{Evaluation, Genome, SearchError, Searcher, Space, Trial, dominates};
 
 /// Costs that are tried for a genome that was not proposed before.
 const MAX_COSTS: usize = 16;
 /// The fraction of the golden ratio: its multiples modulo 1 cover an interval evenly.
 const GOLDEN: f64 = 0.618_033_988_749_894_8;
+/// Evaluations that the model is fitted on: its work grows with their cube.
+const MOST_TOLD: usize = 512;
 /// At most one in this many variables follows a draw.
 const FREE_SHARE: usize = 3;
 
@@ -144,14 +146,27 @@ impl AdditiveSearch {
 
     /// The genome of lowest loss so far that costs at most `cost`.
     fn best_told(&self, cost: f64) -> Option<&Genome> {
-        let cost_of = |genome: &Genome| -> f64 {
-            let choices = genome.iter().zip(&self.options.variables);
-            choices.map(|(choice, all)| all[*choice][0]).sum()
-        };
         let told = self.told.iter();
-        let fitting = told.filter(|(genome, _)| cost_of(genome) <= cost);
+        let fitting = told.filter(|(genome, _)| self.cost_of(genome) <= cost);
         let best = fitting.min_by(|a, b| a.1.total_cmp(&b.1));
         best.map(|(genome, _)| genome)
+    }
+
+    fn cost_of(&self, genome: &Genome) -> f64 {
+        let choices = genome.iter().zip(&self.options.variables);
+        choices.map(|(choice, all)| all[*choice][0]).sum()
+    }
+
+    /// Lets go of the oldest evaluation that is not on the front, where there are too many.
+    fn forget(&mut self) {
+        if self.told.len() <= MOST_TOLD {
+            return;
+        }
+        let told = self.told.iter();
+        let points: Vec<[f64; 2]> = told.map(|(g, loss)| [self.cost_of(g), *loss]).collect();
+        let is_dominated = |point: &[f64; 2]| points.iter().any(|other| dominates(other, point));
+        let oldest = points.iter().position(is_dominated);
+        self.told.remove(oldest.unwrap_or(0));
     }
 }
 
@@ -202,15 +217,15 @@ impl Searcher for AdditiveSearch {
         format!("{:?}", self.options)
     }
 
-    fn ask(&mut self) -> Option<Genome> {
-        if let Some(genome) = self.proposals.next_first() {
-            return Some(genome);
+    fn ask(&mut self) -> Option<Trial> {
+        if let Some(trial) = self.proposals.next_first() {
+            return Some(trial);
         }
         let mut genome = self.proposals.space().draw(&mut self.rng);
         for _ in 0..MAX_COSTS {
             genome = self.propose()?;
             if self.proposals.is_new(&genome) {
-                return Some(genome);
+                return Some(Trial::full(genome));
             }
         }
         // With one to three of its genes changed.
@@ -227,6 +242,7 @@ impl Searcher for AdditiveSearch {
             && loss.is_finite()
         {
             self.told.push((evaluation.genome.clone(), loss));
+            self.forget();
         }
     }
 }
@@ -271,7 +287,8 @@ mod tests {
             Self { expected, truth }
         }
 
-        fn evaluate(&self, genome: Genome) -> Evaluation {
+        fn evaluate(&self, trial: Trial) -> Evaluation {
+            let genome = &trial.genome;
             let cost = genome
                 .iter()
                 .zip(&self.expected)
@@ -284,10 +301,7 @@ mod tests {
                 .collect();
             let sum: f64 = losses.iter().sum();
             let beside: f64 = losses.windows(3).map(|w| (w[0] * w[2]).sqrt()).sum();
-            Evaluation {
-                genome,
-                objectives: vec![cost, 0.7 * sum + 0.3 * beside + 0.1 * sum * sum],
-            }
+            trial.with_objectives(vec![cost, 0.7 * sum + 0.3 * beside + 0.1 * sum * sum])
         }
 
         fn hypervolume(&self, searcher: &mut dyn Searcher, evaluations: usize) -> f64 {
@@ -390,10 +404,10 @@ mod tests {
         };
         let mut searcher = AdditiveSearch::new(options, 5).unwrap();
         let mut seen = BTreeSet::new();
-        while let Some(genome) = searcher.ask() {
-            assert!(seen.insert(genome.clone()));
-            let objectives = vec![0.0, 1.0 + genome.iter().sum::<usize>() as f64];
-            searcher.tell(&Evaluation { genome, objectives });
+        while let Some(trial) = searcher.ask() {
+            assert!(seen.insert(trial.genome.clone()));
+            let objectives = vec![0.0, 1.0 + trial.genome.iter().sum::<usize>() as f64];
+            searcher.tell(&trial.with_objectives(objectives));
         }
         assert_eq!(seen.len(), 6);
     }
