@@ -148,9 +148,11 @@ fn damaged_files_are_named_with_their_field() {
         problem: "another".to_owned(),
         cardinalities: vec![2],
         objectives: vec!["latency_us".to_owned(), "perplexity".to_owned()],
+        low_fidelities: Vec::new(),
         method: "random".to_owned(),
         options: String::new(),
         seed: 1,
+        batch: 1,
     };
     drop(Study::open_or_create(&study, &header, false).unwrap());
     let (study, page) = (desk.text("other.db"), desk.text("page.html"));

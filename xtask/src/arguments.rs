@@ -460,9 +460,9 @@ impl LimitArguments {
 pub struct Search {
     #[command(flatten)]
     pub model: ModelArguments,
-    /// The latency table
-    #[arg(long, value_name = "FILE")]
-    pub table: PathBuf,
+    /// The latency table; of several, the latency in each is minimised
+    #[arg(long, required = true, value_name = "FILE")]
+    pub table: Vec<PathBuf>,
     /// The method
     #[arg(long, value_enum, default_value = "additive")]
     pub method: Method,
@@ -478,9 +478,20 @@ pub struct Search {
     /// Tokens of each evaluation
     #[arg(long, default_value_t = 2048, value_name = "N")]
     pub tokens: usize,
+    /// Cheaper evaluations before that, the cheapest first: one in three sub-networks rises from each to
+    /// the next (successive halving around the method). --evaluations is then what all of them cost
+    #[arg(long, value_delimiter = ',', value_name = "N,N")]
+    pub stage_tokens: Vec<usize>,
     /// Tokens of each block score, from which the first sub-networks follow
     #[arg(long, default_value_t = 512, value_name = "N")]
     pub block_tokens: usize,
+    /// Begin with the full model alone, without block scores: to compare methods
+    #[arg(long)]
+    pub from_scratch: bool,
+    /// Sub-networks that are proposed at once. With more than one, several processes may work on the
+    /// study: run the same command with --resume in each
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch: u32,
     /// Precisions that blocks and LM head may have [default: the model's, f32]
     #[arg(long, value_delimiter = ',', value_name = "P,P")]
     pub precision: Vec<Precision>,

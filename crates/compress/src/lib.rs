@@ -7,6 +7,7 @@
 mod additive;
 mod artefact;
 mod baseline;
+mod block_scores;
 mod compare;
 mod figure;
 mod finals;
@@ -21,9 +22,10 @@ mod search;
 mod task;
 mod validation;
 
-pub use additive::{BlockScores, additive_options, default_shares};
+pub use additive::{additive_search, default_shares, recommended};
 pub use artefact::{read_subnet, write_front, write_json, write_text, write_yaml};
 pub use baseline::{Baseline, UniformPruning, uniform_prunings};
+pub use block_scores::BlockScores;
 pub use compare::{Compared, Comparison, Contender, Method};
 pub use figure::write_comparison_figures;
 pub use limits::Limits;

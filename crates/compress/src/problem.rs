@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use lathe_arch::{ModelConfig, SearchSpace, Workload};
 use lathe_latency::{LatencyTable, Prediction, SpacePrices};
-use lathe_search::{Genome, Problem, Space};
+use lathe_search::{Fidelity, Problem, Space, Trial};
 use lathe_supernet::{Evaluator, Subnet, Supernet, SupernetError};
 use serde::{Deserialize, Serialize};
 
@@ -53,19 +53,31 @@ impl FromStr for LatencyObjective {
     }
 }
 
-/// What a search minimises.
-pub(crate) const OBJECTIVES: [&str; 2] = ["latency_us", "kl_divergence"];
+/// What a search for one device minimises.
+pub(crate) const OBJECTIVES: [&str; 2] = [LATENCY, DIVERGENCE];
+const LATENCY: &str = "latency_us";
+const DIVERGENCE: &str = "kl_divergence";
 
-/// Predicted latency against KL divergence from the full model, over the sub-networks of one
-/// super-network.
+/// Predicted latency on one device or several against KL divergence from the full model, over the
+/// sub-networks of one super-network.
 pub struct SubnetProblem<'a> {
     evaluator: &'a Evaluator<'a>,
+    /// On fewer tokens, the fewest first.
+    low: &'a [Evaluator<'a>],
+    low_shares: Vec<f64>,
     search_space: SearchSpace,
     space: Space,
-    prices: SpacePrices,
+    devices: Vec<DevicePrices>,
+    names: Vec<String>,
     workload: Workload,
     objective: LatencyObjective,
     fingerprint: String,
+}
+
+/// What sub-networks cost on one device.
+struct DevicePrices {
+    device: String,
+    prices: SpacePrices,
 }
 
 impl<'a> SubnetProblem<'a> {
@@ -83,8 +95,14 @@ impl<'a> SubnetProblem<'a> {
         let tokens = evaluator.token_count();
         Ok(Self {
             evaluator,
+            low: &[],
+            low_shares: Vec::new(),
             space: Space::new(search_space.cardinalities())?,
-            prices: SpacePrices::new(table, search_space, &workload)?,
+            devices: vec![DevicePrices {
+                device: table.device.name.clone(),
+                prices: SpacePrices::new(table, search_space, &workload)?,
+            }],
+            names: OBJECTIVES.map(str::to_owned).to_vec(),
             fingerprint: format!(
                 "{} on {}, {workload}, {objective:?}, {tokens} tokens, table {:016x}, super-network {:016x}",
                 table.model.name,
@@ -96,6 +114,54 @@ impl<'a> SubnetProblem<'a> {
             workload,
             objective,
         })
+    }
+
+    /// The same problem with the latency on one more device to be minimised.
+    ///
+    /// # Errors
+    /// When the table is of another model, lacks a choice of the space or does not cover the workload.
+    pub fn with_device(mut self, table: &LatencyTable) -> anyhow::Result<Self> {
+        let (device, model) = (&table.device.name, &table.model);
+        anyhow::ensure!(
+            model.dimensions == *self.model(),
+            "the table of {device} is of {}, a model of other dimensions",
+            model.name
+        );
+        let prices = SpacePrices::new(table, &self.search_space, &self.workload)?;
+        self.fingerprint += &format!("; and on {device}, table {:016x}", table_digest(table));
+        let same = self
+            .devices
+            .iter()
+            .filter(|other| other.device == *device)
+            .count();
+        let device = match same {
+            0 => device.clone(),
+            same => format!("{device}-{}", same + 1),
+        };
+        self.devices.push(DevicePrices { device, prices });
+        let latencies = self
+            .devices
+            .iter()
+            .map(|priced| format!("{LATENCY}@{}", priced.device));
+        self.names = latencies.chain([DIVERGENCE.to_owned()]).collect();
+        Ok(self)
+    }
+
+    /// The same problem with cheaper evaluations on fewer tokens, the fewest first.
+    ///
+    /// # Errors
+    /// When they are not on ever more tokens, fewer than those of full evaluations.
+    pub fn with_low_fidelities(mut self, low: &'a [Evaluator<'a>]) -> anyhow::Result<Self> {
+        let full = self.evaluator.token_count();
+        let tokens: Vec<usize> = low.iter().map(Evaluator::token_count).collect();
+        anyhow::ensure!(
+            tokens.iter().chain([&full]).is_sorted_by(|a, b| a < b),
+            "stages of {tokens:?} tokens before evaluations on {full}: expected ever more"
+        );
+        let shares = tokens.iter().map(|tokens| *tokens as f64 / full as f64);
+        self.low_shares = shares.collect();
+        self.low = low;
+        Ok(self)
     }
 
     /// The super-network whose sub-networks are searched.
@@ -113,14 +179,35 @@ impl<'a> SubnetProblem<'a> {
         self.evaluator.supernet().model()
     }
 
-    /// Predicted time to first token and time per output token of a genome, in microseconds.
-    pub fn ttft_and_tpot_us(&self, genome: &[usize]) -> [f64; 2] {
-        self.prices.ttft_and_tpot_us(genome)
+    /// Number of devices.
+    pub fn device_count(&self) -> usize {
+        self.devices.len()
     }
 
-    /// The latency that is minimised, in microseconds.
+    /// Predicted time to first token and time per output token of a genome on the first device, in
+    /// microseconds.
+    pub fn ttft_and_tpot_us(&self, genome: &[usize]) -> [f64; 2] {
+        self.devices[0].prices.ttft_and_tpot_us(genome)
+    }
+
+    /// The latency that is minimised, on the first device, in microseconds.
     pub fn latency_us(&self, genome: &[usize]) -> f64 {
-        let [ttft_us, tpot_us] = self.ttft_and_tpot_us(genome);
+        self.latency_on(&self.devices[0], genome)
+    }
+
+    /// The latencies on all devices as one cost: their mean by `weights`, each as a share of the full
+    /// model's there, times the full model's on the first device, in microseconds.
+    pub(crate) fn cost_us(&self, genome: &[usize], weights: &[f64]) -> f64 {
+        let full = self.search_space.full_genome();
+        let pairs = self.devices.iter().zip(weights);
+        let share = |(device, weight): (&DevicePrices, &f64)| {
+            weight * self.latency_on(device, genome) / self.latency_on(device, &full)
+        };
+        self.latency_us(&full) * pairs.map(share).sum::<f64>() / weights.iter().sum::<f64>()
+    }
+
+    fn latency_on(&self, device: &DevicePrices, genome: &[usize]) -> f64 {
+        let [ttft_us, tpot_us] = device.prices.ttft_and_tpot_us(genome);
         match self.objective {
             LatencyObjective::Tpot => tpot_us,
             LatencyObjective::Ttft => ttft_us,
@@ -136,21 +223,28 @@ impl Problem for SubnetProblem<'_> {
         &self.space
     }
 
-    fn objective_names(&self) -> &[&'static str] {
-        &OBJECTIVES
+    fn objective_names(&self) -> Vec<&str> {
+        self.names.iter().map(String::as_str).collect()
     }
 
     fn fingerprint(&self) -> String {
         self.fingerprint.clone()
     }
 
-    fn evaluate(&mut self, genome: &Genome) -> Result<Vec<f64>, SupernetError> {
-        let config = self.search_space.decode(genome)?;
-        let subnet = self.evaluator.supernet().cut(&config)?;
-        Ok(vec![
-            self.latency_us(genome),
-            divergence(self.evaluator, &subnet),
-        ])
+    fn low_fidelities(&self) -> &[f64] {
+        &self.low_shares
+    }
+
+    fn evaluate(&mut self, trial: &Trial) -> Result<Vec<f64>, SupernetError> {
+        let config = self.search_space.decode(&trial.genome)?;
+        let evaluator = match trial.fidelity {
+            Fidelity::Low(index) => self.low.get(index).unwrap_or(self.evaluator),
+            Fidelity::Full => self.evaluator,
+        };
+        let subnet = evaluator.supernet().cut(&config)?;
+        let latencies = self.devices.iter();
+        let latencies = latencies.map(|device| self.latency_on(device, &trial.genome));
+        Ok(latencies.chain([divergence(evaluator, &subnet)]).collect())
     }
 }
 

@@ -53,12 +53,12 @@ impl StudyReport<'_> {
             OBJECTIVES.join(" and "),
         );
         let model = &self.table.model.dimensions;
-        let all = self.study.evaluations();
+        let all = self.study.evaluations()?;
         let shown: Vec<&Evaluation> = all
             .iter()
             .filter(|e| e.objectives[1] <= FURTHEST_SHOWN)
             .collect();
-        let front = pareto_front(all);
+        let front = pareto_front(&all);
         let is_on_front = |e: &&Evaluation| front.iter().any(|member| member == *e);
         let points = shown
             .iter()

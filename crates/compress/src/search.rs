@@ -1,10 +1,11 @@
 //! The search as every job runs it.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use lathe_search::{AdditiveSearch, Costs, Evaluation, Study, StudyHeader, run};
+use lathe_search::{Costs, Evaluation, Study, StudyHeader, run};
 
-use crate::additive::additive_options;
+use crate::additive::additive_search;
 use crate::{BlockScores, Progress, SubnetProblem};
 
 /// One search, kept in a study and gone on with where it stopped.
@@ -31,14 +32,15 @@ impl KeptSearch<'_> {
         label: &str,
         progress: Progress<'_>,
     ) -> anyhow::Result<Vec<Evaluation>> {
-        let options = additive_options(problem, scores, &self.wanted)?;
-        let mut searcher = AdditiveSearch::new(options, self.seed)?;
-        let header = StudyHeader::of(problem, &searcher, self.seed);
+        let mut searcher = additive_search(problem, scores, &self.wanted, self.seed)?;
+        let header = StudyHeader::of(problem, &*searcher, self.seed);
         let mut study = Study::open_or_create(self.study, &header, true)?;
         let budget = self.evaluations;
         progress(label, 0, budget);
-        Ok(run(problem, &mut searcher, &mut study, budget, |p| {
+        run(problem, &mut *searcher, &mut study, budget, |p| {
             progress(label, p.index + 1, budget);
-        })?)
+            ControlFlow::Continue(())
+        })?;
+        Ok(study.evaluations()?)
     }
 }

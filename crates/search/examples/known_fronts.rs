@@ -125,8 +125,8 @@ impl Problem for Discrete {
         &self.space
     }
 
-    fn objective_names(&self) -> &[&'static str] {
-        &["first", "second", "third"][..self.known.reference().len()]
+    fn objective_names(&self) -> Vec<&str> {
+        ["first", "second", "third"][..self.known.reference().len()].to_vec()
     }
 
     fn evaluate(&mut self, trial: &Trial) -> Result<Vec<f64>, Infallible> {

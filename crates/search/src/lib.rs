@@ -16,7 +16,7 @@
 //! impl Problem for Sizes {
 //!     type Error = Infallible;
 //!     fn space(&self) -> &Space { &self.0 }
-//!     fn objective_names(&self) -> &[&'static str] { &["time", "loss"] }
+//!     fn objective_names(&self) -> Vec<&str> { vec!["time", "loss"] }
 //!     fn evaluate(&mut self, trial: &Trial) -> Result<Vec<f64>, Infallible> {
 //!         let time: usize = trial.genome.iter().sum();
 //!         let loss: f64 = trial.genome.iter().enumerate().map(|(i, g)| (i as f64) / (1.0 + *g as f64)).sum();
@@ -38,6 +38,7 @@ mod error;
 mod evolution;
 mod halving;
 mod hypervolume;
+mod in_turn;
 mod local;
 mod nsga2;
 mod pareto;
@@ -55,6 +56,7 @@ pub use error::SearchError;
 pub use evolution::{EvolutionOptions, RegularizedEvolution};
 pub use halving::{HalvingOptions, SuccessiveHalving};
 pub use hypervolume::hypervolume;
+pub use in_turn::InTurn;
 pub use local::LocalSearch;
 pub use nsga2::{NsgaII, NsgaOptions};
 pub use pareto::{crowding_distance, dominates, knee_point, non_dominated_sort, pareto_front};

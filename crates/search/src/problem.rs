@@ -11,7 +11,7 @@ pub trait Problem {
     fn space(&self) -> &Space;
 
     /// Names of the objectives.
-    fn objective_names(&self) -> &[&'static str];
+    fn objective_names(&self) -> Vec<&str>;
 
     /// What tells this problem from others that have the same space: two problems with equal
     /// fingerprints give equal objectives.

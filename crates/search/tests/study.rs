@@ -53,8 +53,8 @@ impl Problem for Knapsack {
         &self.space
     }
 
-    fn objective_names(&self) -> &[&'static str] {
-        &["time", "loss"]
+    fn objective_names(&self) -> Vec<&str> {
+        vec!["time", "loss"]
     }
 
     fn fingerprint(&self) -> String {
@@ -184,8 +184,8 @@ fn not_a_number_stops_the_run_and_names_the_objective() {
         fn space(&self) -> &Space {
             &self.0
         }
-        fn objective_names(&self) -> &[&'static str] {
-            &["time", "loss"]
+        fn objective_names(&self) -> Vec<&str> {
+            vec!["time", "loss"]
         }
         fn evaluate(&mut self, _trial: &Trial) -> Result<Vec<f64>, PowerCut> {
             Ok(vec![1.0, f64::NAN])
@@ -356,7 +356,7 @@ fn a_batch_is_evaluated_at_once_and_what_succeeds_is_kept() {
         fn space(&self) -> &Space {
             self.0.space()
         }
-        fn objective_names(&self) -> &[&'static str] {
+        fn objective_names(&self) -> Vec<&str> {
             self.0.objective_names()
         }
         fn evaluate(&mut self, trial: &Trial) -> Result<Vec<f64>, PowerCut> {
@@ -408,7 +408,7 @@ impl Problem for Staged {
         self.0.space()
     }
 
-    fn objective_names(&self) -> &[&'static str] {
+    fn objective_names(&self) -> Vec<&str> {
         self.0.objective_names()
     }
 

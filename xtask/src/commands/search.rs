@@ -1,12 +1,17 @@
-use lathe_arch::SpaceSpec;
+use std::ops::ControlFlow;
+
+use anyhow::Context;
+use lathe_arch::{SearchSpace, SpaceSpec};
 use lathe_compress::{
-    BlockScores, LatencyObjective, Limits, SubnetProblem, additive_options, default_shares,
-    write_front, write_json, write_yaml,
+    BlockScores, LatencyObjective, Limits, SubnetProblem, additive_search, default_shares,
+    recommended, write_front, write_json, write_yaml,
 };
 use lathe_fetch::Cache;
+use lathe_latency::LatencyTable;
 use lathe_search::{
-    AdditiveSearch, Costs, Evaluation, EvolutionOptions, LocalSearch, NsgaII, NsgaOptions, Problem,
-    RandomSearch, RegularizedEvolution, Searcher, Study, StudyHeader, knee_point, pareto_front,
+    Costs, Evaluation, EvolutionOptions, HalvingOptions, LocalSearch, NsgaII, NsgaOptions, Problem,
+    RandomSearch, RegularizedEvolution, Searcher, Study, StudyHeader, SuccessiveHalving,
+    knee_point, pareto_front,
 };
 use lathe_supernet::{Evaluator, Split};
 
@@ -19,6 +24,8 @@ use crate::progress::Steps;
 pub const SPACE: &str = "space.json";
 /// Beside a study: the best sub-network that keeps the limits.
 const CHOSEN: &str = "chosen.yaml";
+/// With stages, one in this many sub-networks rises to the next.
+const REDUCTION: usize = 3;
 /// Of evolution's population, one in this many is in a sample.
 const SAMPLE_SHARE: usize = 10;
 
@@ -33,89 +40,87 @@ fn choices(arguments: &Search, own: &SpaceSpec) -> SpaceSpec {
 }
 
 pub fn run(arguments: &Search) -> anyhow::Result<()> {
+    let is_additive = arguments.method == Method::Additive;
     anyhow::ensure!(
-        arguments.levels.is_empty() || arguments.method == Method::Additive,
+        arguments.levels.is_empty() || is_additive,
         "--levels is an option of --method additive"
+    );
+    anyhow::ensure!(
+        !(arguments.from_scratch && is_additive),
+        "--from-scratch: --method additive is made of block scores; name another method"
     );
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
-    let table = context::table_for(&cache, &arguments.model.model, &arguments.table)?;
+    let tables = tables(&cache, arguments)?;
     let folder = context::folder_of(&arguments.study);
     let mut prepared = context::prepare(&cache, &arguments.model, folder, &mut steps)?;
     prepared.choose_among(choices(arguments, prepared.choices()))?;
-    let windows = prepared.windows(Split::Search, arguments.tokens)?;
-    steps.show("running the full model on the search text", 0, 1);
-    let evaluator = Evaluator::new(&prepared.supernet, &windows)?;
-    let (workload, latency) = (arguments.workload, arguments.latency);
-    let mut problem = SubnetProblem::new(&evaluator, &prepared.space, &table, workload, latency)?;
+    let mut evaluator = |tokens: usize| {
+        let windows = prepared.windows(Split::Search, tokens)?;
+        steps.show("running the full model on the search text", 0, 1);
+        anyhow::Ok(Evaluator::new(&prepared.supernet, &windows)?)
+    };
+    let full = evaluator(arguments.tokens)?;
+    let stages = arguments.stage_tokens.iter();
+    let stages = stages
+        .map(|tokens| evaluator(*tokens))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let blocks = evaluator(arguments.block_tokens)?;
+    let mut problem = problem(arguments, &full, &prepared.space, &tables)?;
+    if !stages.is_empty() {
+        problem = problem.with_low_fidelities(&stages)?;
+    }
     let limits = arguments.limits.limits();
-    limits.check(&table, &workload, &prepared.space)?;
-    let wanted = match (&arguments.levels[..], share(&problem, latency, &limits)?) {
-        ([], None) => default_shares(&prepared.space),
-        ([], Some(share)) => Costs::At(vec![share]),
-        (levels, _) => Costs::At(levels.to_vec()),
-    };
-    let windows = prepared.windows(Split::Search, arguments.block_tokens)?;
-    let block_evaluator = Evaluator::new(&prepared.supernet, &windows)?;
-    let blocks = arguments.study.with_extension("blocks.db");
-    let scores = BlockScores::measure(
-        &problem,
-        &block_evaluator,
-        &blocks,
-        &mut |label, done, total| {
-            steps.show(label, done, total);
-        },
-    )?;
-    let options = additive_options(&problem, &scores, &wanted)?;
-    let first = options.first.clone();
-    let mut searcher: Box<dyn Searcher> = match arguments.method {
-        Method::Additive => Box::new(AdditiveSearch::new(options, arguments.seed)?),
-        Method::Nsga2 => {
-            let options = NsgaOptions {
-                population: arguments.population,
-                first,
-                ..NsgaOptions::default()
-            };
-            Box::new(NsgaII::new(problem.space(), options, arguments.seed)?)
+    for table in &tables {
+        limits.check(table, &arguments.workload, &prepared.space)?;
+    }
+    let mut searcher = match arguments.from_scratch {
+        true => searcher(arguments, &problem, None)?,
+        false => {
+            let path = arguments.study.with_extension("blocks.db");
+            let scores =
+                BlockScores::measure(&problem, &blocks, &path, &mut |label, done, total| {
+                    steps.show(label, done, total);
+                })?;
+            let wanted = wanted(arguments, &problem)?;
+            searcher(arguments, &problem, Some((&scores, &wanted)))?
         }
-        Method::LocalSearch => Box::new(LocalSearch::new(problem.space(), &first, arguments.seed)?),
-        Method::Evolution => {
-            let options = EvolutionOptions {
-                population: arguments.population,
-                sample: arguments.population.div_ceil(SAMPLE_SHARE),
-                first,
-            };
-            Box::new(RegularizedEvolution::new(
-                problem.space(),
-                options,
-                arguments.seed,
-            )?)
-        }
-        Method::Random => Box::new(RandomSearch::new(problem.space(), &first, arguments.seed)?),
     };
+    if !stages.is_empty() {
+        let options = HalvingOptions {
+            low_fidelities: stages.len(),
+            reduction: REDUCTION,
+        };
+        searcher = Box::new(SuccessiveHalving::new(searcher, options)?);
+    }
     let header = StudyHeader::of(&problem, &*searcher, arguments.seed);
+    let header = header.with_batch(arguments.batch as usize);
     let mut study = Study::open_or_create(&arguments.study, &header, arguments.resume)?;
     write_json(&arguments.study.with_extension(SPACE), prepared.choices())?;
     let budget = arguments.evaluations;
     steps.show("searching", 0, budget);
-    let evaluations = lathe_search::run(
+    lathe_search::run(
         &mut problem,
         &mut *searcher,
         &mut study,
         budget,
         |progress| {
-            steps.show("searching", progress.index + 1, budget);
+            steps.show("searching", progress.spent as usize, budget);
+            ControlFlow::Continue(())
         },
     )?;
     steps.finish();
-    let front = match limits.are_given() {
-        true => pareto_front(&limits.keep(&table, &workload, &prepared.space, &evaluations)?),
-        false => pareto_front(&evaluations),
-    };
+    let mut kept = study.evaluations()?;
+    if limits.are_given() {
+        for table in &tables {
+            kept = limits.keep(table, &arguments.workload, &prepared.space, &kept)?;
+        }
+    }
+    let front = pareto_front(&kept);
     write_front(folder, &problem, &front)?;
     let best = front
         .iter()
-        .min_by(|a, b| a.objectives[1].total_cmp(&b.objectives[1]));
+        .min_by(|a, b| divergence(a).total_cmp(&divergence(b)));
     let chosen = arguments.study.with_extension(CHOSEN);
     if let Some(best) = best.filter(|_| limits.are_given()) {
         write_yaml(&chosen, &prepared.space.decode(&best.genome)?)?;
@@ -132,6 +137,84 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
         println!("the best that keeps all limits: {}", chosen.display());
     }
     Ok(())
+}
+
+fn tables(cache: &Cache, arguments: &Search) -> anyhow::Result<Vec<LatencyTable>> {
+    let tables = arguments.table.iter();
+    tables
+        .map(|path| context::table_for(cache, &arguments.model.model, path))
+        .collect()
+}
+
+fn problem<'a>(
+    arguments: &Search,
+    evaluator: &'a Evaluator<'a>,
+    space: &SearchSpace,
+    tables: &[LatencyTable],
+) -> anyhow::Result<SubnetProblem<'a>> {
+    let (first, others) = tables.split_first().context("--table is missing")?;
+    let problem = SubnetProblem::new(
+        evaluator,
+        space,
+        first,
+        arguments.workload,
+        arguments.latency,
+    )?;
+    others.iter().try_fold(problem, SubnetProblem::with_device)
+}
+
+/// The method, which begins with what block scores recommend where the front is wanted, or else with
+/// the full model.
+fn searcher(
+    arguments: &Search,
+    problem: &SubnetProblem<'_>,
+    scores: Option<(&BlockScores, &Costs)>,
+) -> anyhow::Result<Box<dyn Searcher>> {
+    let (space, seed, population) = (problem.space(), arguments.seed, arguments.population);
+    let first = match scores {
+        Some((scores, wanted)) => recommended(problem, scores, wanted)?,
+        None => vec![problem.search_space().full_genome()],
+    };
+    Ok(match arguments.method {
+        Method::Additive => {
+            let (scores, wanted) = scores.context("the additive method needs block scores")?;
+            additive_search(problem, scores, wanted, seed)?
+        }
+        Method::Nsga2 => {
+            let options = NsgaOptions {
+                population,
+                first,
+                ..NsgaOptions::default()
+            };
+            Box::new(NsgaII::new(space, options, seed)?)
+        }
+        Method::LocalSearch => Box::new(LocalSearch::new(space, &first, seed)?),
+        Method::Evolution => {
+            let options = EvolutionOptions {
+                population,
+                sample: population.div_ceil(SAMPLE_SHARE),
+                first,
+            };
+            Box::new(RegularizedEvolution::new(space, options, seed)?)
+        }
+        Method::Random => Box::new(RandomSearch::new(space, &first, seed)?),
+    })
+}
+
+/// Where the front is wanted: at the levels that were asked for, at the limit on the latency that is
+/// minimised, or everywhere.
+fn wanted(arguments: &Search, problem: &SubnetProblem<'_>) -> anyhow::Result<Costs> {
+    let share = share(problem, arguments.latency, &arguments.limits.limits())?;
+    Ok(match (&arguments.levels[..], share) {
+        ([], None) => default_shares(problem.search_space()),
+        ([], Some(share)) => Costs::At(vec![share]),
+        (levels, _) => Costs::At(levels.to_vec()),
+    })
+}
+
+/// The last objective.
+fn divergence(evaluation: &Evaluation) -> f64 {
+    evaluation.objectives.last().copied().unwrap_or(f64::NAN)
 }
 
 /// The share of the full model's latency at which evaluations are to be spent: the limit on the
@@ -164,11 +247,11 @@ fn share(
 }
 
 fn print(problem: &SubnetProblem<'_>, front: &[Evaluation]) -> anyhow::Result<()> {
-    let points: Vec<[f64; 2]> = front
-        .iter()
-        .map(|e| [e.objectives[0], e.objectives[1]])
-        .collect();
-    let knee = knee_point(&points);
+    let points = front.iter().map(|e| [e.objectives[0], divergence(e)]);
+    let knee = match problem.device_count() {
+        1 => knee_point(&points.collect::<Vec<_>>()),
+        _ => None,
+    };
     println!(
         "{:>9} {:>9} {:>12} {:>12}",
         "TTFT ms", "TPOT ms", "KL (nats)", "parameters"
@@ -180,7 +263,7 @@ fn print(problem: &SubnetProblem<'_>, front: &[Evaluation]) -> anyhow::Result<()
             "{:>9.1} {:>9.2} {:>12.4} {:>10.1} M{}",
             ttft_us / 1000.0,
             tpot_us / 1000.0,
-            evaluation.objectives[1],
+            divergence(evaluation),
             subnet.parameters(problem.model()) as f64 / 1e6,
             if knee == Some(index) { "  knee" } else { "" }
         );

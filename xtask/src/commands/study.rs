@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use lathe_compress::{write_json, write_text};
-use lathe_search::{Evaluation, Study, pareto_front};
+use lathe_search::{Evaluation, Fidelity, SearchError, Study, pareto_front};
 use serde::Serialize;
 
 use super::print_json;
@@ -33,18 +33,19 @@ struct Description {
 }
 
 impl Description {
-    fn of(path: &Path, study: &Study) -> Self {
+    fn of(path: &Path, study: &Study) -> Result<Self, SearchError> {
         let header = study.header();
-        let seconds = study.wall_times().iter().map(|wall| wall.as_secs_f64());
-        Self {
+        let records = study.records()?;
+        let seconds = records.iter().map(|record| record.wall.as_secs_f64());
+        Ok(Self {
             path: path.to_owned(),
             problem: header.problem.clone(),
             objectives: header.objectives.clone(),
             method: header.method.clone(),
             seed: header.seed,
-            evaluations: study.evaluations().len(),
+            evaluations: records.len(),
             wall_s: seconds.sum(),
-        }
+        })
     }
 
     fn print(&self) {
@@ -70,8 +71,8 @@ fn list(folder: &Path, json: bool) -> anyhow::Result<()> {
     paths.sort();
     let mut all = Vec::new();
     for path in &paths {
-        match Study::open(path) {
-            Ok(study) => all.push(Description::of(path, &study)),
+        match Study::open(path).and_then(|study| Description::of(path, &study)) {
+            Ok(description) => all.push(description),
             Err(error) => eprintln!("warning: left out: {error}"),
         }
     }
@@ -108,8 +109,8 @@ fn show(path: &Path, json: bool) -> anyhow::Result<()> {
         front: Vec<Evaluation>,
     }
     let study = Study::open(path)?;
-    let description = Description::of(path, &study);
-    let front = pareto_front(study.evaluations());
+    let description = Description::of(path, &study)?;
+    let front = pareto_front(&study.evaluations()?);
     if json {
         return print_json(&Shown { description, front });
     }
@@ -132,7 +133,7 @@ fn merge(paths: &[PathBuf], out: &Path) -> anyhow::Result<()> {
     println!(
         "wrote {}: {} evaluations",
         out.display(),
-        merged.evaluations().len()
+        merged.evaluation_count()?
     );
     Ok(())
 }
@@ -143,31 +144,33 @@ fn export(path: &Path, out: &Path) -> anyhow::Result<()> {
         number: usize,
         #[serde(flatten)]
         evaluation: &'a Evaluation,
+        seed: u64,
         wall_s: f64,
     }
     let study = Study::open(path)?;
-    let pairs = study.evaluations().iter().zip(study.wall_times());
-    let rows = pairs
-        .enumerate()
-        .map(|(number, (evaluation, wall))| Exported {
-            number,
-            evaluation,
-            wall_s: wall.as_secs_f64(),
-        });
+    let records = study.records()?;
+    let rows = records.iter().map(|record| Exported {
+        number: record.number,
+        evaluation: &record.evaluation,
+        seed: record.seed,
+        wall_s: record.wall.as_secs_f64(),
+    });
     match out.extension().and_then(|ending| ending.to_str()) {
         Some("json") => write_json(out, &rows.collect::<Vec<_>>())?,
         Some("csv") => {
             let mut csv = format!(
-                "number,{},wall_s,genome\n",
+                "number,{},fidelity,seed,wall_s,genome\n",
                 study.header().objectives.join(",")
             );
             for row in rows {
                 let objectives = row.evaluation.objectives.iter().map(f64::to_string);
                 let genome = row.evaluation.genome.iter().map(usize::to_string);
                 csv += &format!(
-                    "{},{},{},{}\n",
+                    "{},{},{},{},{},{}\n",
                     row.number,
                     objectives.collect::<Vec<_>>().join(","),
+                    fidelity(row.evaluation.fidelity),
+                    row.seed,
                     row.wall_s,
                     genome.collect::<Vec<_>>().join(" ")
                 );
@@ -176,10 +179,14 @@ fn export(path: &Path, out: &Path) -> anyhow::Result<()> {
         }
         _ => anyhow::bail!("--out {}: name a .csv or a .json file", out.display()),
     }
-    println!(
-        "wrote {}: {} evaluations",
-        out.display(),
-        study.evaluations().len()
-    );
+    println!("wrote {}: {} evaluations", out.display(), records.len());
     Ok(())
+}
+
+/// As a field of a CSV file.
+fn fidelity(fidelity: Fidelity) -> String {
+    match fidelity {
+        Fidelity::Low(index) => format!("low {index}"),
+        Fidelity::Full => "full".to_owned(),
+    }
 }

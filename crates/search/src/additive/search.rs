@@ -49,8 +49,7 @@ pub struct AdditiveOptions {
     pub first: Vec<Genome>,
 }
 
-/// The method. The first objective is the cost, the second is nearly additive; others are left
-/// alone.
+/// The method. The last objective is nearly additive; the others are costs, which `variables` sum up.
 pub struct AdditiveSearch {
     proposals: Proposals,
     options: AdditiveOptions,
@@ -238,7 +237,7 @@ impl Searcher for AdditiveSearch {
     }
 
     fn tell(&mut self, evaluation: &Evaluation) {
-        if let [_, loss, ..] = evaluation.objectives[..]
+        if let [_, .., loss] = evaluation.objectives[..]
             && loss.is_finite()
         {
             self.told.push((evaluation.genome.clone(), loss));

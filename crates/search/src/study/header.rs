@@ -32,11 +32,11 @@ pub struct StudyHeader {
 impl StudyHeader {
     /// The header of `searcher` on `problem` with `seed`, one trial at a time.
     pub fn of<P: Problem>(problem: &P, searcher: &dyn Searcher, seed: u64) -> Self {
-        let objectives = problem.objective_names().iter();
+        let objectives = problem.objective_names();
         Self {
             problem: problem.fingerprint(),
             cardinalities: problem.space().cardinalities().to_vec(),
-            objectives: objectives.map(|name| (*name).to_owned()).collect(),
+            objectives: objectives.into_iter().map(str::to_owned).collect(),
             low_fidelities: problem.low_fidelities().to_vec(),
             method: searcher.name().to_owned(),
             options: searcher.options(),

@@ -1,0 +1,247 @@
+//! Block scores: what the model loses when one block alone is cut.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use anyhow::Context;
+use lathe_search::{
+    Evaluation, Genome, Problem, RandomSearch, SearchError, Space, Study, StudyHeader, Trial, run,
+};
+use lathe_supernet::{Evaluator, SupernetError};
+
+use crate::problem::divergence;
+use crate::{Progress, SubnetProblem};
+
+/// KL divergence from the full model when one gene differs from it.
+pub struct BlockScores {
+    /// For each gene, its choices that were measured and their losses.
+    losses: Vec<BTreeMap<usize, f64>>,
+    genes: Vec<Gene>,
+}
+
+/// Cutting one block at a time: the divergence from the full model is the only objective.
+struct OneBlock<'a> {
+    problem: &'a SubnetProblem<'a>,
+    evaluator: &'a Evaluator<'a>,
+}
+
+impl Problem for OneBlock<'_> {
+    type Error = SupernetError;
+
+    fn space(&self) -> &Space {
+        self.problem.space()
+    }
+
+    fn objective_names(&self) -> Vec<&str> {
+        vec!["kl_divergence"]
+    }
+
+    fn fingerprint(&self) -> String {
+        format!(
+            "blocks of {}, {} tokens",
+            self.problem.fingerprint(),
+            self.evaluator.token_count()
+        )
+    }
+
+    fn evaluate(&mut self, trial: &Trial) -> Result<Vec<f64>, SupernetError> {
+        let config = self.problem.search_space().decode(&trial.genome)?;
+        let subnet = self.evaluator.supernet().cut(&config)?;
+        Ok(vec![divergence(self.evaluator, &subnet)])
+    }
+}
+
+impl BlockScores {
+    /// Measures the blocks, or what an interrupted measurement at `path` has left. Scores of
+    /// another super-network, text or space are replaced.
+    ///
+    /// # Errors
+    /// When the file cannot be used or written.
+    pub fn measure(
+        problem: &SubnetProblem<'_>,
+        evaluator: &Evaluator<'_>,
+        path: &Path,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Self> {
+        let genomes = single_cuts(problem);
+        let mut blocks = OneBlock { problem, evaluator };
+        // A random search whose first genomes are all there is to evaluate is a list.
+        let mut list = RandomSearch::new(problem.space(), &genomes, 0)?;
+        let header = StudyHeader::of(&blocks, &list, 0);
+        let mut study = match Study::open_or_create(path, &header, true) {
+            Err(SearchError::OtherStudy { .. }) => {
+                std::fs::remove_file(path).with_context(|| path.display().to_string())?;
+                Study::open_or_create(path, &header, true)?
+            }
+            opened => opened?,
+        };
+        let total = genomes.len();
+        progress("scoring blocks", 0, total);
+        run(&mut blocks, &mut list, &mut study, total, |p| {
+            progress("scoring blocks", p.index + 1, total);
+            ControlFlow::Continue(())
+        })?;
+        Ok(Self::from_evaluations(problem, &study.evaluations()?))
+    }
+
+    fn from_evaluations(problem: &SubnetProblem<'_>, evaluations: &[Evaluation]) -> Self {
+        let full = problem.search_space().full_genome();
+        let mut losses: Vec<BTreeMap<usize, f64>> = full
+            .iter()
+            .map(|gene| BTreeMap::from([(*gene, 0.0)]))
+            .collect();
+        for evaluation in evaluations {
+            let mut pairs = evaluation.genome.iter().zip(&full).enumerate();
+            if let Some((gene, (choice, _))) = pairs.find(|(_, (choice, full))| choice != full) {
+                losses[gene].insert(*choice, evaluation.objectives[0]);
+            }
+        }
+        Self {
+            losses,
+            genes: genes(problem),
+        }
+    }
+
+    /// Loss of any choice of a gene: of its size, and on top of that of its precision, measured
+    /// on the full block.
+    pub(crate) fn loss(&self, gene: usize, choice: usize) -> f64 {
+        let measured = &self.losses[gene];
+        if let Some(loss) = measured.get(&choice) {
+            return *loss;
+        }
+        let choices = &self.genes[gene];
+        let full_size = choices.full_in_precision_of(choice);
+        let quantised = measured.get(&full_size).copied().unwrap_or(0.0);
+        self.loss_of_size(gene, choices.in_most_bits(choice)) + quantised
+    }
+
+    /// Loss of a size in the most bits, between measured sizes linear in the error of the block's
+    /// output: the divergence grows with the square of a small disturbance, and so does the error.
+    fn loss_of_size(&self, gene: usize, choice: usize) -> f64 {
+        let measured = &self.losses[gene];
+        let choices = &self.genes[gene];
+        let in_most_bits = |(other, _): &(&usize, &f64)| choices.in_most_bits(**other) == **other;
+        let below = measured.range(..=choice).rev().find(in_most_bits);
+        let above = measured.range(choice..).find(in_most_bits);
+        match (below, above) {
+            (Some((low, low_loss)), Some((high, high_loss))) => {
+                let at = |choice: usize| choices.distances[choice];
+                let span = at(*high) - at(*low);
+                let share = if span == 0.0 {
+                    0.0
+                } else {
+                    (at(choice) - at(*low)) / span
+                };
+                low_loss + share * (high_loss - low_loss)
+            }
+            (Some((_, loss)), None) | (None, Some((_, loss))) => *loss,
+            (None, None) => 0.0,
+        }
+    }
+}
+
+/// What the choices of one gene are.
+struct Gene {
+    /// Choices that remove the block: one at most, the first.
+    removed: usize,
+    /// Precisions of each size.
+    precisions: usize,
+    /// How far each choice is from the full block: the error of its output.
+    distances: Vec<f64>,
+}
+
+impl Gene {
+    /// The same size in the most bits.
+    fn in_most_bits(&self, choice: usize) -> usize {
+        if choice < self.removed {
+            return choice;
+        }
+        let sizes = (choice - self.removed) / self.precisions;
+        self.removed + sizes * self.precisions + self.precisions - 1
+    }
+
+    /// The full size in the same precision.
+    fn full_in_precision_of(&self, choice: usize) -> usize {
+        let count = self.distances.len();
+        if choice < self.removed {
+            return count - 1;
+        }
+        count - self.precisions + (choice - self.removed) % self.precisions
+    }
+
+    /// The choice of `share` of the sizes, the removed block counting as size 0.
+    fn of_size(&self, share: f64) -> usize {
+        let sizes = (self.distances.len() - self.removed) / self.precisions;
+        let largest = sizes + self.removed - 1;
+        let size = (largest as f64 * share) as usize;
+        if size < self.removed {
+            return 0;
+        }
+        self.removed + (size - self.removed) * self.precisions + self.precisions - 1
+    }
+}
+
+/// The genes of a problem. Where the super-network knows no errors, choices are as far from the
+/// full block as they are many.
+fn genes(problem: &SubnetProblem<'_>) -> Vec<Gene> {
+    let space = problem.search_space();
+    let supernet = problem.supernet();
+    let precisions = space.precisions().len();
+    let gene = |removed: bool, errors: Vec<Option<f64>>| {
+        let steps = (0..errors.len()).rev().map(|steps| steps as f64);
+        let errors = errors.iter().copied().collect::<Option<Vec<f64>>>();
+        Gene {
+            removed: usize::from(removed),
+            precisions,
+            distances: errors.unwrap_or_else(|| steps.collect()),
+        }
+    };
+    let mut genes = Vec::new();
+    // Errors of layers that one gene decides add up.
+    let sum = |pair: usize, error: &dyn Fn(usize) -> Option<f64>| -> Option<f64> {
+        space.layers_of(pair).map(error).sum()
+    };
+    for pair in 0..space.gene_pairs() {
+        let attention = space.attention().iter().map(|choice| {
+            // Errors are known of whole groups only.
+            let kv_heads = choice.map_or(Some(0), |attention| {
+                let is_whole = attention.heads_per_group() == problem.model().heads_per_group();
+                is_whole.then_some(attention.kv_heads)
+            });
+            let kv_heads = kv_heads?;
+            sum(pair, &|layer| supernet.attention_error(layer, kv_heads))
+        });
+        genes.push(gene(space.attention()[0].is_none(), attention.collect()));
+        let mlp = space.mlp().iter().map(|choice| {
+            let width = choice.map_or(0, |mlp| mlp.intermediate_size);
+            sum(pair, &|layer| supernet.mlp_error(layer, width))
+        });
+        genes.push(gene(space.mlp()[0].is_none(), mlp.collect()));
+    }
+    if precisions > 1 {
+        genes.push(gene(false, vec![None; precisions]));
+    }
+    genes
+}
+
+/// One block cut: removed, attention to half of its sizes and an MLP to three quarters; and one
+/// block, or both ends, in each lower precision.
+fn single_cuts(problem: &SubnetProblem<'_>) -> Vec<Genome> {
+    let full = problem.search_space().full_genome();
+    let mut genomes = Vec::new();
+    for (index, gene) in genes(problem).iter().enumerate() {
+        let share = if index % 2 == 0 { 0.5 } else { 0.75 };
+        let sizes = [gene.of_size(share), gene.of_size(0.0)];
+        let last = gene.distances.len() - 1;
+        let lower_precisions = gene.distances.len() - gene.precisions..last;
+        for choice in sizes.into_iter().chain(lower_precisions) {
+            let mut genome = full.clone();
+            genome[index] = choice;
+            if genome != full && !genomes.contains(&genome) {
+                genomes.push(genome);
+            }
+        }
+    }
+    genomes
+}
