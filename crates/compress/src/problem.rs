@@ -38,6 +38,15 @@ impl LatencyObjective {
             Self::Total => prediction.total_us,
         }
     }
+
+    /// This latency in microseconds, of a time to first token and a time per output token.
+    pub(crate) fn of_times(self, [ttft_us, tpot_us]: [f64; 2], workload: &Workload) -> f64 {
+        match self {
+            Self::Tpot => tpot_us,
+            Self::Ttft => ttft_us,
+            Self::Total => ttft_us + workload.decode_steps() as f64 * tpot_us,
+        }
+    }
 }
 
 impl FromStr for LatencyObjective {
@@ -53,8 +62,10 @@ impl FromStr for LatencyObjective {
     }
 }
 
+/// Name of the quality objective.
+pub(crate) const KL_DIVERGENCE: &str = "kl_divergence";
 /// What a search minimises.
-pub(crate) const OBJECTIVES: [&str; 2] = ["latency_us", "kl_divergence"];
+pub(crate) const OBJECTIVES: [&str; 2] = ["latency_us", KL_DIVERGENCE];
 
 /// Predicted latency against KL divergence from the full model, over the sub-networks of one
 /// super-network.
@@ -86,7 +97,7 @@ impl<'a> SubnetProblem<'a> {
             space: Space::new(search_space.cardinalities())?,
             prices: SpacePrices::new(table, search_space, &workload)?,
             fingerprint: format!(
-                "{} on {}, {workload}, {objective:?}, {tokens} tokens, table {:016x}, super-network {:016x}",
+                "{}{ON}{}, {workload}, {objective:?}, {tokens} tokens, table {:016x}, super-network {:016x}",
                 table.model.name,
                 table.device.name,
                 table_digest(table),
@@ -120,12 +131,8 @@ impl<'a> SubnetProblem<'a> {
 
     /// The latency that is minimised, in microseconds.
     pub fn latency_us(&self, genome: &[usize]) -> f64 {
-        let [ttft_us, tpot_us] = self.ttft_and_tpot_us(genome);
-        match self.objective {
-            LatencyObjective::Tpot => tpot_us,
-            LatencyObjective::Ttft => ttft_us,
-            LatencyObjective::Total => ttft_us + self.workload.decode_steps() as f64 * tpot_us,
-        }
+        let times = self.ttft_and_tpot_us(genome);
+        self.objective.of_times(times, &self.workload)
     }
 }
 
@@ -153,6 +160,23 @@ impl Problem for SubnetProblem<'_> {
         ])
     }
 }
+
+/// Whether a problem with this fingerprint is one of the model `name`.
+pub(crate) fn is_of_model(fingerprint: &str, name: &str) -> bool {
+    let rest = fingerprint.strip_prefix(name);
+    rest.is_some_and(|rest| rest.starts_with(ON))
+}
+
+/// What a fingerprint says of the model, at most so many characters.
+pub(crate) fn model_in(fingerprint: &str) -> String {
+    let model = fingerprint.split(ON).next().unwrap_or_default();
+    model.chars().take(EXCERPT).collect()
+}
+
+/// Between the model and the device in a fingerprint.
+const ON: &str = " on ";
+/// Characters of a fingerprint that are shown.
+const EXCERPT: usize = 80;
 
 /// KL divergence of a sub-network from the full model in nats, at most [`MAX_DIVERGENCE`]: beyond it
 /// one is as useless as any other, and infinity or NaN would stop a search.
