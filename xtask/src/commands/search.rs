@@ -15,8 +15,6 @@ use crate::arguments::{Method, Search};
 use crate::context;
 use crate::progress::Steps;
 
-/// Beside a study: the choices among which was searched.
-pub const SPACE: &str = "space.json";
 /// Beside a study: the best sub-network that keeps the limits.
 const CHOSEN: &str = "chosen.yaml";
 /// Of evolution's population, one in this many is in a sample.
@@ -95,7 +93,10 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     };
     let header = StudyHeader::of(&problem, &*searcher, arguments.seed);
     let mut study = Study::open_or_create(&arguments.study, &header, arguments.resume)?;
-    write_json(&arguments.study.with_extension(SPACE), prepared.choices())?;
+    write_json(
+        &arguments.study.with_extension(context::SPACE),
+        prepared.choices(),
+    )?;
     let budget = arguments.evaluations;
     steps.show("searching", 0, budget);
     let evaluations = lathe_search::run(
