@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use lathe_arch::{BlockShape, SubnetConfig};
 use lathe_latency::LatencyTable;
 use lathe_tests::{Desk, short_profile};
 
@@ -152,6 +153,207 @@ fn profile_predict_search_export_and_report() {
     ]);
     let page = fs::read_to_string(page).unwrap();
     assert!(page.starts_with("<!DOCTYPE html>") && page.contains("tiny-llama"));
+}
+
+#[test]
+fn a_finished_study_is_asked_for_other_fronts() {
+    let desk = Desk::with_text();
+    let (model, text, table) = (desk.model(), desk.text("text.txt"), desk.profile());
+    let study = desk.text("study.db");
+    let search = ["search", "--model", &model, "--text", &text, "--json"];
+    let files = ["--table", &table, "--study", &study];
+    let sizes = ["--evaluations", "30", "--tokens", "512"];
+    let calibration = ["--calibration-tokens", "512"];
+    let found = desk.succeeds(&[&search[..], &files, &sizes, &calibration].concat());
+    let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+    let ask = |study: &str, rest: &[&str]| -> serde_json::Value {
+        let front = ["front", "--study", study, "--json"];
+        serde_json::from_str(&desk.succeeds(&[&front[..], rest].concat())).unwrap()
+    };
+    let members = |front: &serde_json::Value, fields: &[&str]| -> Vec<Vec<serde_json::Value>> {
+        let members = front["front"].as_array().unwrap().iter();
+        let values =
+            |member: &serde_json::Value| fields.iter().map(|f| member[f].clone()).collect();
+        members.map(values).collect()
+    };
+    // With the search's own table, the search's own front.
+    let same = ask(&study, &["--table", &table]);
+    let points = found.as_array().unwrap().iter().map(|member| {
+        let objectives = &member["objectives"];
+        vec![
+            member["genome"].clone(),
+            objectives[0].clone(),
+            objectives[1].clone(),
+        ]
+    });
+    let points: Vec<Vec<serde_json::Value>> = points.collect();
+    assert_eq!(
+        members(&same, &["genome", "tpot_us", "kl_divergence"]),
+        points
+    );
+    assert!(same["knee"].is_u64() && same["chosen"].is_null());
+    // Another objective adds to the front.
+    let three = ask(
+        &study,
+        &["--table", &table, "--objectives", "tpot,memory,kl"],
+    );
+    let fields = ["tpot_us", "kl_divergence"];
+    let projected = members(&three, &fields);
+    let is_there = |point: &Vec<serde_json::Value>| projected.contains(point);
+    assert!(members(&same, &fields).iter().all(is_there));
+
+    // Another device, on which MLP blocks cost three times as much.
+    let mut other = LatencyTable::load(Path::new(&table)).unwrap();
+    other.device.name = "phone".to_owned();
+    for entry in &mut other.entries {
+        if let BlockShape::Mlp(_) = entry.block {
+            entry.price_us *= 3.0;
+        }
+    }
+    let phone = desk.text("phone.yaml");
+    other.save(Path::new(&phone)).unwrap();
+    let out = desk.text("front");
+    let limits = ["--max-size", "1GB", "--out", &out];
+    let both = ["--table", &table, "--table", &phone];
+    let together = ask(&study, &[&both[..], &limits].concat());
+    assert_eq!(
+        together["objectives"],
+        serde_json::json!(["tpot_us@local", "tpot_us@phone", "kl_divergence"])
+    );
+    for member in together["front"].as_array().unwrap() {
+        let subnet: SubnetConfig = serde_json::from_value(member["subnet"].clone()).unwrap();
+        let predicted = other.predict(&subnet, &"128+64".parse().unwrap()).unwrap();
+        let shown = member["tpot_us@phone"].as_f64().unwrap();
+        assert!((shown / predicted.tpot_us - 1.0).abs() < 1e-9, "{shown}");
+        let has_mlp = subnet.layers.iter().any(|layer| layer.mlp.is_some());
+        assert_eq!(has_mlp, shown > member["tpot_us@local"].as_f64().unwrap());
+    }
+    let csv = fs::read_to_string(desk.path("front/front.csv")).unwrap();
+    assert!(csv.starts_with("tpot_us@local,tpot_us@phone,kl_divergence,parameters\n"));
+    let chosen =
+        lathe_compress::read_subnet(&desk.path("front/chosen.yaml"), &other.model.dimensions);
+    let full = SubnetConfig::full(&other.model.dimensions);
+    assert_eq!(chosen.unwrap().layers, full.layers);
+    assert!(desk.path("front/front.yaml").is_file());
+
+    // A merged study keeps what it chose among.
+    let merged = desk.text("merged.db");
+    desk.succeeds(&["study", "merge", &study, "--out", &merged]);
+    assert_eq!(ask(&merged, &["--table", &table]), same);
+    let shown = desk.succeeds(&["front", "--study", &study, "--table", &table]);
+    assert!(
+        shown.contains("TPOT ms") && shown.contains("knee"),
+        "{shown}"
+    );
+
+    let fails = |rest: &[&str]| desk.fails(&[&["front", "--study", &study], rest].concat());
+    let message = fails(&["--table", &table, "--objectives", "tpot,speed"]);
+    assert!(
+        message.contains("speed") && message.contains("memory"),
+        "{message}"
+    );
+    let message = fails(&["--table", &table, "--objectives", "tpot,tpot"]);
+    assert!(
+        message.contains("tpot") && message.contains("twice"),
+        "{message}"
+    );
+    let message = fails(&[&both[..], &["--max-tpot", "1us"]].concat());
+    assert!(
+        message.contains("on local") && message.contains("on phone"),
+        "{message}"
+    );
+    other.model.name = "another".to_owned();
+    other.save(Path::new(&phone)).unwrap();
+    let message = fails(&["--table", &phone]);
+    assert!(
+        message.contains("`another`") && message.contains("`tiny-llama`"),
+        "{message}"
+    );
+    let message = desk.fails(&["front", "--study", "nowhere.db", "--table", &table]);
+    assert!(message.contains("nowhere.db"), "{message}");
+}
+
+#[test]
+fn one_search_is_for_several_devices_in_stages_and_shared_by_processes() {
+    let desk = Desk::with_text();
+    let (model, text, table) = (desk.model(), desk.text("text.txt"), desk.profile());
+    let mut other = LatencyTable::load(Path::new(&table)).unwrap();
+    for entry in &mut other.entries {
+        if let BlockShape::Mlp(_) = entry.block {
+            entry.price_us *= 3.0;
+        }
+    }
+    let second = desk.text("second.yaml");
+    other.save(Path::new(&second)).unwrap();
+    let search = |study: &str, rest: &[&str]| -> Vec<String> {
+        let common = ["search", "--model", &model, "--text", &text, "--json"];
+        let sizes = ["--tokens", "512", "--calibration-tokens", "512"];
+        let files = ["--table", &table, "--table", &second, "--study", study];
+        let all = [&common[..], &sizes, &files, rest].concat();
+        all.into_iter().map(str::to_owned).collect()
+    };
+    let succeeds = |arguments: Vec<String>| -> serde_json::Value {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        serde_json::from_str(&desk.succeeds(&arguments)).unwrap()
+    };
+    let study = desk.text("devices.db");
+    let front = succeeds(search(&study, &["--evaluations", "24", "--batch", "4"]));
+    let members = front.as_array().unwrap();
+    assert!(
+        members
+            .iter()
+            .all(|m| m["objectives"].as_array().unwrap().len() == 3)
+    );
+    let csv = fs::read_to_string(desk.path("front.csv")).unwrap();
+    let columns = "ttft_us@local,tpot_us@local,ttft_us@local-2,tpot_us@local-2,kl_divergence";
+    assert!(csv.starts_with(columns), "{csv}");
+    let message = desk.fails(&[
+        "report", "--study", &study, "--table", &table, "--out", "r.html",
+    ]);
+    assert!(message.contains("latency_us@local-2"), "{message}");
+
+    // Two processes at once end as one.
+    let shared = desk.text("shared.db");
+    let begin = ["--evaluations", "1", "--batch", "4"];
+    succeeds(search(&shared, &begin));
+    let go_on = ["--evaluations", "24", "--batch", "4", "--resume"];
+    let fronts = std::thread::scope(|scope| {
+        let both = [0, 1].map(|_| scope.spawn(|| succeeds(search(&shared, &go_on))));
+        both.map(|process| process.join().unwrap())
+    });
+    assert_eq!(fronts, [front.clone(), front]);
+
+    // Half of the cost is spent on a quarter of the tokens.
+    let staged = desk.text("staged.db");
+    let stages = [
+        "--evaluations",
+        "8",
+        "--stage-tokens",
+        "128",
+        "--method",
+        "random",
+    ];
+    succeeds(search(
+        &staged,
+        &[&stages[..], &["--from-scratch"]].concat(),
+    ));
+    let csv = desk.text("staged.csv");
+    desk.succeeds(&["study", "export", &staged, "--out", &csv]);
+    let csv = fs::read_to_string(csv).unwrap();
+    let count = |fidelity: &str| csv.matches(fidelity).count();
+    let (low, full) = (count(",low 0,"), count(",full,"));
+    assert!(low >= 3 * full && full > 0, "{low} and {full}");
+    let message = desk.fails(&[
+        "search",
+        "--from-scratch",
+        "--table",
+        &table,
+        "--study",
+        &staged,
+        "--model",
+        &model,
+    ]);
+    assert!(message.contains("--from-scratch"), "{message}");
 }
 
 #[test]

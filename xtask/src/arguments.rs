@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lathe_arch::{Granularity, Precision, SpaceSpec, Workload};
-use lathe_compress::{LatencyObjective, Limits, MmluForm};
+use lathe_compress::{LatencyObjective, Limits, MmluForm, Objective};
 use lathe_supernet::{Importance, Recovery};
 
 use crate::units;
@@ -50,6 +51,11 @@ pub enum Command {
         after_help = "Example: cargo xtask search --table runs/table.yaml --evaluations 200 --study runs/study.db"
     )]
     Search(Search),
+    /// Print a finished study's front over other objectives, on another device or several at once
+    #[command(
+        after_help = "Example: cargo xtask front --study runs/study.db --table runs/box/table.yaml --table runs/phone/table.yaml --objectives tpot,memory,kl --max-tpot 12ms"
+    )]
+    Front(Front),
     /// Write the model with a narrower residual stream, as a checkpoint to profile and search
     #[command(after_help = "Example: cargo xtask narrow --hidden-size 558 --out runs/narrow")]
     Narrow(Narrow),
@@ -427,14 +433,13 @@ impl SizeArguments {
 }
 
 /// What the chosen sub-network may cost at most, as predicted. With any of them, only networks that
-/// keep them all are printed and written, the best of them beside the study.
+/// keep them all are printed and written, and the best of them by itself.
 #[derive(Args)]
 pub struct LimitArguments {
     /// Longest time to first token: 80ms, 0.1s
     #[arg(long, value_name = "TIME", value_parser = units::microseconds)]
     pub max_ttft: Option<f64>,
-    /// Longest time per output token: 12ms, 9500us; with --latency tpot and the additive method, all
-    /// evaluations are spent there
+    /// Longest time per output token: 12ms, 9500us
     #[arg(long, value_name = "TIME", value_parser = units::microseconds)]
     pub max_tpot: Option<f64>,
     /// Largest resident memory over the workload: 400MB, 1.5GiB
@@ -500,7 +505,7 @@ pub struct Search {
     /// Which latency is minimised: tpot, ttft or total
     #[arg(long, default_value = "tpot", value_name = "WHICH")]
     pub latency: LatencyObjective,
-    /// Shares of the full model's latency to spend the evaluations on, additive method only [default: the whole front]
+    /// Shares of the full model's latency to spend the evaluations on, additive method only [default: the limit on --latency, or the whole front]
     #[arg(long, value_delimiter = ',', value_name = "SHARE", value_parser = share)]
     pub levels: Vec<f64>,
     #[command(flatten)]
@@ -515,6 +520,37 @@ pub struct Search {
     #[arg(long)]
     pub resume: bool,
     /// Print the front as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Front {
+    /// The study, with what the search wrote beside it as space.json
+    #[arg(long, value_name = "FILE")]
+    pub study: PathBuf,
+    /// A latency table of the study's model; with several, every device has its own latencies, memory
+    /// and energy, and must keep the limits
+    #[arg(long, required = true, value_name = "FILE")]
+    pub table: Vec<PathBuf>,
+    /// What is minimised
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "tpot,kl",
+        value_name = "WHAT,WHAT",
+        value_parser = objective()
+    )]
+    pub objectives: Vec<Objective>,
+    #[command(flatten)]
+    pub limits: LimitArguments,
+    /// Tokens of prompt and generation
+    #[arg(long, default_value = "128+64", value_name = "P+G")]
+    pub workload: Workload,
+    /// Folder for front.yaml and front.csv, and with limits for the best network as chosen.yaml
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -639,6 +675,23 @@ pub struct Test {
     /// Arguments for `cargo test`
     #[arg(last = true)]
     pub rest: Vec<String>,
+}
+
+/// The objectives by their names.
+fn objective() -> impl TypedValueParser<Value = Objective> {
+    let values = Objective::ALL.map(|objective| {
+        let help = match objective {
+            Objective::Latency(LatencyObjective::Ttft) => "predicted time to first token",
+            Objective::Latency(LatencyObjective::Tpot) => "predicted time per output token",
+            Objective::Latency(LatencyObjective::Total) => "predicted time of the whole workload",
+            Objective::Memory => "predicted peak resident memory over the workload",
+            Objective::Size => "weights as they are exported",
+            Objective::Energy => "the processors' mean power under load times the predicted total",
+            Objective::Kl => "KL divergence from the full model, which the study measured",
+        };
+        PossibleValue::new(objective.name()).help(help)
+    });
+    PossibleValuesParser::new(values).try_map(|name| name.parse::<Objective>())
 }
 
 /// A share of the full model's latency.

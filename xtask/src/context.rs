@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
-use lathe_arch::SubnetConfig;
+use lathe_arch::{SearchSpace, SpaceSpec, SubnetConfig};
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{AgentCommand, DeviceSpec, find_agent};
 use lathe_supernet::checkpoint::read_config;
 use lathe_supernet::{Recovery, Subnet};
+use serde::de::DeserializeOwned;
 
 use crate::arguments::{DeviceArguments, ModelArguments};
 use crate::progress::Steps;
@@ -17,6 +18,9 @@ use crate::progress::Steps;
 /// Calibration tokens for each channel of the widest block below which a refit may do more harm
 /// than good.
 const TOKENS_PER_CHANNEL: usize = 4;
+
+/// Beside a study: the choices among which was searched.
+pub const SPACE: &str = "space.json";
 
 /// A device in `devices/`, or the YAML at a path.
 pub fn device(name: &str) -> anyhow::Result<DeviceSpec> {
@@ -178,6 +182,29 @@ pub fn table_for(cache: &Cache, model: &str, path: &Path) -> anyhow::Result<Late
         spec.name
     );
     Ok(table)
+}
+
+/// The choices behind a study's genomes: what the search left beside it, or those of the model `name`.
+pub fn space_of(study: &Path, name: &str, table: &LatencyTable) -> anyhow::Result<SearchSpace> {
+    let model = &table.model.dimensions;
+    let searched: Option<SpaceSpec> = read_json(&study.with_extension(SPACE))?;
+    // A model given by path has no entry in models/; its space is the standard one.
+    let of_model = || ModelSpec::find(name).ok()?.search_space;
+    let choices = searched.or_else(of_model);
+    let choices = choices.unwrap_or_else(|| SpaceSpec::standard(model));
+    Ok(SearchSpace::new(model, &table.model.name, &choices)?)
+}
+
+/// What an earlier command left, if it did.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read(path)?;
+    let value = serde_json::from_slice(&text);
+    value
+        .map(Some)
+        .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
 }
 
 /// The folder of a model's calibration, where no run has one of its own.

@@ -6,11 +6,8 @@ use std::path::Path;
 
 use anyhow::Context;
 use lathe_arch::{ModelConfig, SubnetConfig};
-use lathe_search::Evaluation;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-
-use crate::SubnetProblem;
 
 /// Largest sub-network file read.
 const MAX_SUBNET_BYTES: u64 = 16 << 20;
@@ -59,47 +56,6 @@ pub fn write_yaml(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
 /// When the disk does not take the file.
 pub fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
     write_text(path, &format!("{}\n", serde_json::to_string_pretty(value)?))
-}
-
-/// Writes a front as `front.yaml` (with the sub-networks) and `front.csv` into `folder`.
-///
-/// # Errors
-/// When the disk does not take the files.
-pub fn write_front(
-    folder: &Path,
-    problem: &SubnetProblem<'_>,
-    front: &[Evaluation],
-) -> anyhow::Result<()> {
-    #[derive(Serialize)]
-    struct Member {
-        ttft_us: f64,
-        tpot_us: f64,
-        kl_divergence: f64,
-        parameters: u64,
-        subnet: SubnetConfig,
-    }
-    let mut members = Vec::new();
-    let mut csv = "ttft_us,tpot_us,kl_divergence,parameters\n".to_owned();
-    for evaluation in front {
-        let subnet = problem.search_space().decode(&evaluation.genome)?;
-        let [ttft_us, tpot_us] = problem.ttft_and_tpot_us(&evaluation.genome);
-        let member = Member {
-            ttft_us,
-            tpot_us,
-            kl_divergence: evaluation.objectives[1],
-            parameters: subnet.parameters(problem.model()),
-            subnet,
-        };
-        let Member {
-            kl_divergence,
-            parameters,
-            ..
-        } = &member;
-        csv += &format!("{ttft_us:.1},{tpot_us:.1},{kl_divergence:.4},{parameters}\n");
-        members.push(member);
-    }
-    write_yaml(&folder.join("front.yaml"), &members)?;
-    write_text(&folder.join("front.csv"), &csv)
 }
 
 /// What an earlier run with the same settings left at `path`, or what `make` makes.

@@ -1,39 +1,48 @@
 //! Joins the latency table, the super-network and the search: the only place where they meet.
 //!
 //! [`Prepared`] is a model that is ready to be cut; [`SubnetProblem`] makes a search problem of
-//! it and a table; [`Comparison`] holds the search against structural pruning; [`quickstart`] does
-//! the whole job.
+//! it and a table; [`Retarget`] finds the front of a finished study on other devices;
+//! [`Comparison`] holds the search against structural pruning; [`quickstart`] does the whole job.
 
 mod additive;
 mod artefact;
 mod baseline;
 mod block_scores;
 mod compare;
+mod device;
 mod figure;
 mod finals;
 mod first;
+mod front;
 mod limits;
 mod narrowing;
+mod objective;
 mod prepared;
 mod problem;
 mod quickstart;
 mod report;
+mod retarget;
 mod search;
+mod tables;
 mod task;
 mod validation;
 
 pub use additive::{additive_search, default_shares, recommended};
-pub use artefact::{read_subnet, write_front, write_json, write_text, write_yaml};
+pub use artefact::{read_subnet, write_json, write_text, write_yaml};
 pub use baseline::{Baseline, UniformPruning, uniform_prunings};
 pub use block_scores::BlockScores;
 pub use compare::{Compared, Comparison, Contender, Method};
 pub use figure::write_comparison_figures;
+pub use front::{Column, Front, Member};
 pub use limits::Limits;
 pub use narrowing::{Narrowed, Narrowing};
+pub use objective::Objective;
 pub use prepared::{Preparation, Prepared, Progress, WINDOW_TOKENS, load_text};
 pub use problem::{LatencyObjective, SubnetProblem};
 pub use quickstart::{Effort, Quickstart, Summary, quickstart};
 pub use report::StudyReport;
+pub use retarget::{Retarget, Retargeted};
+pub use tables::{DeviceTable, DeviceTables};
 pub use task::{MmluForm, mmlu, questions};
 pub use validation::{
     MemoryValidation, PhaseValidation, PrecisionValidation, Predictor, Validation, ValidationPlan,

@@ -1,8 +1,11 @@
 //! What a sub-network may cost at most.
 
+use anyhow::Context;
 use lathe_arch::{SearchSpace, SubnetConfig, Workload};
-use lathe_latency::LatencyTable;
 use lathe_search::Evaluation;
+
+use crate::device::Device;
+use crate::{DeviceTables, LatencyObjective};
 
 /// Limits of a device or a product; what is `None` does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -17,8 +20,8 @@ pub struct Limits {
     pub weight_bytes: Option<f64>,
 }
 
-/// What of a sub-network is over its limit.
-type Excess = Vec<&'static str>;
+/// What of a sub-network is over its limit, on which of the devices where there are several.
+type Excess = Vec<String>;
 
 impl Limits {
     /// Whether anything is limited.
@@ -26,66 +29,56 @@ impl Limits {
         *self != Self::default()
     }
 
-    /// Checks that the table tells all that is limited, of networks in any precision of `space`: before
+    /// Checks that the tables tell all that is limited, of networks in any precision of `space`: before
     /// a search, not after it.
     ///
     /// # Errors
     /// Says what is missing.
     pub fn check(
         &self,
-        table: &LatencyTable,
-        workload: &Workload,
+        tables: &DeviceTables,
+        workload: Workload,
         space: &SearchSpace,
     ) -> anyhow::Result<()> {
+        let devices = tables.devices(space, workload)?;
         let full = space.decode(&space.full_genome())?;
         for &precision in space.precisions() {
-            self.excess(table, workload, &full.clone().with_precision(precision))?;
+            let subnet = full.clone().with_precision(precision);
+            self.excess(&devices, &space.encode(&subnet)?, &subnet)?;
         }
         Ok(())
     }
 
-    /// What of `subnet` is over its limit, by the table's predictions.
-    fn excess(
-        &self,
-        table: &LatencyTable,
-        workload: &Workload,
-        subnet: &SubnetConfig,
-    ) -> anyhow::Result<Excess> {
-        let prediction = table.predict(subnet, workload)?;
-        let memory = prediction.peak_memory_bytes;
-        anyhow::ensure!(
-            self.peak_memory_bytes.is_none() || memory.is_some(),
-            "--max-memory: the table tells no memory of networks in {}: profile with --networks 3 or more",
-            subnet.head_precision
-        );
-        let weights = subnet.weight_bytes(&table.model.dimensions) as f64;
-        let all = [
-            ("time to first token", self.ttft_us, prediction.ttft_us),
-            ("time per output token", self.tpot_us, prediction.tpot_us),
-            ("peak memory", self.peak_memory_bytes, memory.unwrap_or(0.0)),
-            ("size", self.weight_bytes, weights),
-        ];
-        let over = all
-            .into_iter()
-            .filter(|(_, limit, value)| limit.is_some_and(|l| *value > l));
-        Ok(over.map(|(what, ..)| what).collect())
-    }
-
-    /// Those of `evaluations` that keep all limits.
+    /// Those of `evaluations` that keep all limits on all devices.
     ///
     /// # Errors
     /// When none does: says which limits are too many for all of them. Or as predictions fail.
     pub fn keep(
         &self,
-        table: &LatencyTable,
-        workload: &Workload,
+        tables: &DeviceTables,
+        workload: Workload,
+        space: &SearchSpace,
+        evaluations: &[Evaluation],
+    ) -> anyhow::Result<Vec<Evaluation>> {
+        let devices = tables.devices(space, workload)?;
+        self.keep_on(&devices, space, evaluations)
+    }
+
+    /// Those of `evaluations` that keep all limits on all of `devices`.
+    ///
+    /// # Errors
+    /// As for [`Self::keep`].
+    pub(crate) fn keep_on(
+        &self,
+        devices: &[Device<'_>],
         space: &SearchSpace,
         evaluations: &[Evaluation],
     ) -> anyhow::Result<Vec<Evaluation>> {
         let mut kept = Vec::new();
         let mut always: Option<Excess> = None;
         for evaluation in evaluations {
-            let excess = self.excess(table, workload, &space.decode(&evaluation.genome)?)?;
+            let genome = &evaluation.genome;
+            let excess = self.excess(devices, genome, &space.decode(genome)?)?;
             if excess.is_empty() {
                 kept.push(evaluation.clone());
             }
@@ -100,10 +93,52 @@ impl Limits {
                 format!("the limit of {}", which.join(" and that of "))
             });
             anyhow::bail!(
-                "none of the {} evaluated networks keeps {which}: allow more, or give more --evaluations",
+                "none of the {} evaluated networks keeps {which}: allow more, or search with more --evaluations",
                 evaluations.len()
             );
         }
         Ok(kept)
+    }
+
+    /// What of the network of `genome` is over its limit, as predicted.
+    fn excess(
+        &self,
+        devices: &[Device<'_>],
+        genome: &[usize],
+        subnet: &SubnetConfig,
+    ) -> anyhow::Result<Excess> {
+        let mut over = Excess::new();
+        for device in devices {
+            let memory = self.peak_memory_bytes.map(|limit| {
+                let bytes = device.peak_memory_bytes(subnet).context("--max-memory")?;
+                anyhow::Ok((limit, bytes))
+            });
+            let latency =
+                |limit: Option<f64>, which| Some((limit?, device.latency_us(which, genome)));
+            let all = [
+                (
+                    "time to first token",
+                    latency(self.ttft_us, LatencyObjective::Ttft),
+                ),
+                (
+                    "time per output token",
+                    latency(self.tpot_us, LatencyObjective::Tpot),
+                ),
+                ("peak memory", memory.transpose()?),
+                (
+                    "size",
+                    self.weight_bytes
+                        .map(|limit| (limit, device.weight_bytes(subnet))),
+                ),
+            ];
+            let exceeded = all
+                .into_iter()
+                .filter(|(_, values)| values.is_some_and(|(limit, value)| value > limit));
+            over.extend(exceeded.map(|(what, _)| match devices {
+                [_] => what.to_owned(),
+                _ => format!("{what} on {}", device.name),
+            }));
+        }
+        Ok(over)
     }
 }

@@ -3,10 +3,13 @@
 use std::str::FromStr;
 
 use lathe_arch::{ModelConfig, SearchSpace, Workload};
-use lathe_latency::{LatencyTable, Prediction, SpacePrices};
-use lathe_search::{Fidelity, Problem, Space, Trial};
+use lathe_latency::{LatencyTable, Prediction};
+use lathe_search::{Evaluation, Fidelity, Problem, Space, Trial};
 use lathe_supernet::{Evaluator, Subnet, Supernet, SupernetError};
 use serde::{Deserialize, Serialize};
+
+use crate::device::Device;
+use crate::{Column, DeviceTables, Front, Member, Objective};
 
 /// Which predicted latency is minimised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -38,6 +41,15 @@ impl LatencyObjective {
             Self::Total => prediction.total_us,
         }
     }
+
+    /// This latency in microseconds, of a time to first token and a time per output token.
+    pub(crate) fn of_times(self, [ttft_us, tpot_us]: [f64; 2], workload: &Workload) -> f64 {
+        match self {
+            Self::Tpot => tpot_us,
+            Self::Ttft => ttft_us,
+            Self::Total => ttft_us + workload.decode_steps() as f64 * tpot_us,
+        }
+    }
 }
 
 impl FromStr for LatencyObjective {
@@ -53,10 +65,11 @@ impl FromStr for LatencyObjective {
     }
 }
 
+/// Name of the quality objective.
+pub(crate) const KL_DIVERGENCE: &str = "kl_divergence";
 /// What a search for one device minimises.
-pub(crate) const OBJECTIVES: [&str; 2] = [LATENCY, DIVERGENCE];
+pub(crate) const OBJECTIVES: [&str; 2] = [LATENCY, KL_DIVERGENCE];
 const LATENCY: &str = "latency_us";
-const DIVERGENCE: &str = "kl_divergence";
 
 /// Predicted latency on one device or several against KL divergence from the full model, over the
 /// sub-networks of one super-network.
@@ -67,17 +80,10 @@ pub struct SubnetProblem<'a> {
     low_shares: Vec<f64>,
     search_space: SearchSpace,
     space: Space,
-    devices: Vec<DevicePrices>,
+    devices: Vec<Device<'a>>,
     names: Vec<String>,
-    workload: Workload,
     objective: LatencyObjective,
     fingerprint: String,
-}
-
-/// What sub-networks cost on one device.
-struct DevicePrices {
-    device: String,
-    prices: SpacePrices,
 }
 
 impl<'a> SubnetProblem<'a> {
@@ -88,7 +94,7 @@ impl<'a> SubnetProblem<'a> {
     pub fn new(
         evaluator: &'a Evaluator<'a>,
         search_space: &SearchSpace,
-        table: &LatencyTable,
+        table: &'a LatencyTable,
         workload: Workload,
         objective: LatencyObjective,
     ) -> anyhow::Result<Self> {
@@ -98,53 +104,50 @@ impl<'a> SubnetProblem<'a> {
             low: &[],
             low_shares: Vec::new(),
             space: Space::new(search_space.cardinalities())?,
-            devices: vec![DevicePrices {
-                device: table.device.name.clone(),
-                prices: SpacePrices::new(table, search_space, &workload)?,
-            }],
+            devices: vec![Device::new(
+                &table.device.name,
+                table,
+                search_space,
+                workload,
+            )?],
             names: OBJECTIVES.map(str::to_owned).to_vec(),
             fingerprint: format!(
-                "{} on {}, {workload}, {objective:?}, {tokens} tokens, table {:016x}, super-network {:016x}",
+                "{}{ON}{}, {workload}, {objective:?}, {tokens} tokens, table {:016x}, super-network {:016x}",
                 table.model.name,
                 table.device.name,
                 table_digest(table),
                 evaluator.supernet().digest(),
             ),
             search_space: search_space.clone(),
-            workload,
             objective,
         })
     }
 
-    /// The same problem with the latency on one more device to be minimised.
+    /// The problem of several devices: the latency on each is minimised.
     ///
     /// # Errors
-    /// When the table is of another model, lacks a choice of the space or does not cover the workload.
-    pub fn with_device(mut self, table: &LatencyTable) -> anyhow::Result<Self> {
-        let (device, model) = (&table.device.name, &table.model);
-        anyhow::ensure!(
-            model.dimensions == *self.model(),
-            "the table of {device} is of {}, a model of other dimensions",
-            model.name
-        );
-        let prices = SpacePrices::new(table, &self.search_space, &self.workload)?;
-        self.fingerprint += &format!("; and on {device}, table {:016x}", table_digest(table));
-        let same = self
-            .devices
-            .iter()
-            .filter(|other| other.device == *device)
-            .count();
-        let device = match same {
-            0 => device.clone(),
-            same => format!("{device}-{}", same + 1),
-        };
-        self.devices.push(DevicePrices { device, prices });
-        let latencies = self
-            .devices
-            .iter()
-            .map(|priced| format!("{LATENCY}@{}", priced.device));
-        self.names = latencies.chain([DIVERGENCE.to_owned()]).collect();
-        Ok(self)
+    /// When a table is of another model, lacks a choice of the space or does not cover the workload.
+    pub fn on_devices(
+        evaluator: &'a Evaluator<'a>,
+        search_space: &SearchSpace,
+        tables: &'a DeviceTables,
+        workload: Workload,
+        objective: LatencyObjective,
+    ) -> anyhow::Result<Self> {
+        let mut problem = Self::new(evaluator, search_space, tables.first(), workload, objective)?;
+        problem.devices = tables.devices(search_space, workload)?;
+        if let [_, others @ ..] = &problem.devices[..] {
+            for device in others {
+                let digest = table_digest(device.table);
+                problem.fingerprint += &format!("; and{ON}{}, table {digest:016x}", device.name);
+            }
+        }
+        if problem.devices.len() > 1 {
+            let devices = problem.devices.iter();
+            let latencies = devices.map(|device| format!("{LATENCY}@{}", device.name));
+            problem.names = latencies.chain([KL_DIVERGENCE.to_owned()]).collect();
+        }
+        Ok(problem)
     }
 
     /// The same problem with cheaper evaluations on fewer tokens, the fewest first.
@@ -187,12 +190,53 @@ impl<'a> SubnetProblem<'a> {
     /// Predicted time to first token and time per output token of a genome on the first device, in
     /// microseconds.
     pub fn ttft_and_tpot_us(&self, genome: &[usize]) -> [f64; 2] {
-        self.devices[0].prices.ttft_and_tpot_us(genome)
+        let device = &self.devices[0];
+        [LatencyObjective::Ttft, LatencyObjective::Tpot]
+            .map(|latency| device.latency_us(latency, genome))
+    }
+
+    /// A front of evaluations with the predicted latencies on every device.
+    ///
+    /// # Errors
+    /// When a genome is not of the space.
+    pub fn front(&self, evaluations: &[Evaluation]) -> anyhow::Result<Front> {
+        let latencies = [LatencyObjective::Ttft, LatencyObjective::Tpot];
+        let names = self.devices.iter().map(|device| device.name);
+        let names = names.map(|name| (self.devices.len() > 1).then(|| name.to_owned()));
+        let columns = names.flat_map(|device| {
+            latencies.map(|latency| Column {
+                objective: Objective::Latency(latency),
+                device: device.clone(),
+            })
+        });
+        let kl = Column {
+            objective: Objective::Kl,
+            device: None,
+        };
+        let member = |evaluation: &Evaluation| {
+            let genome = &evaluation.genome;
+            let devices = self.devices.iter();
+            let values = devices
+                .flat_map(|device| latencies.map(|latency| device.latency_us(latency, genome)));
+            let subnet = self.search_space.decode(genome)?;
+            anyhow::Ok(Member {
+                genome: genome.clone(),
+                values: values
+                    .chain(evaluation.objectives.last().copied())
+                    .collect(),
+                parameters: subnet.parameters(self.model()),
+                subnet,
+            })
+        };
+        Ok(Front {
+            columns: columns.chain([kl]).collect(),
+            members: evaluations.iter().map(member).collect::<Result<_, _>>()?,
+        })
     }
 
     /// The latency that is minimised, on the first device, in microseconds.
     pub fn latency_us(&self, genome: &[usize]) -> f64 {
-        self.latency_on(&self.devices[0], genome)
+        self.devices[0].latency_us(self.objective, genome)
     }
 
     /// The latencies on all devices as one cost: their mean by `weights`, each as a share of the full
@@ -200,19 +244,11 @@ impl<'a> SubnetProblem<'a> {
     pub(crate) fn cost_us(&self, genome: &[usize], weights: &[f64]) -> f64 {
         let full = self.search_space.full_genome();
         let pairs = self.devices.iter().zip(weights);
-        let share = |(device, weight): (&DevicePrices, &f64)| {
-            weight * self.latency_on(device, genome) / self.latency_on(device, &full)
+        let share = |(device, weight): (&Device<'_>, &f64)| {
+            let latency_us = |genome| device.latency_us(self.objective, genome);
+            weight * latency_us(genome) / latency_us(&full[..])
         };
         self.latency_us(&full) * pairs.map(share).sum::<f64>() / weights.iter().sum::<f64>()
-    }
-
-    fn latency_on(&self, device: &DevicePrices, genome: &[usize]) -> f64 {
-        let [ttft_us, tpot_us] = device.prices.ttft_and_tpot_us(genome);
-        match self.objective {
-            LatencyObjective::Tpot => tpot_us,
-            LatencyObjective::Ttft => ttft_us,
-            LatencyObjective::Total => ttft_us + self.workload.decode_steps() as f64 * tpot_us,
-        }
     }
 }
 
@@ -243,10 +279,27 @@ impl Problem for SubnetProblem<'_> {
         };
         let subnet = evaluator.supernet().cut(&config)?;
         let latencies = self.devices.iter();
-        let latencies = latencies.map(|device| self.latency_on(device, &trial.genome));
+        let latencies = latencies.map(|device| device.latency_us(self.objective, &trial.genome));
         Ok(latencies.chain([divergence(evaluator, &subnet)]).collect())
     }
 }
+
+/// Whether a problem with this fingerprint is one of the model `name`.
+pub(crate) fn is_of_model(fingerprint: &str, name: &str) -> bool {
+    let rest = fingerprint.strip_prefix(name);
+    rest.is_some_and(|rest| rest.starts_with(ON))
+}
+
+/// What a fingerprint says of the model, at most so many characters.
+pub(crate) fn model_in(fingerprint: &str) -> String {
+    let model = fingerprint.split(ON).next().unwrap_or_default();
+    model.chars().take(EXCERPT).collect()
+}
+
+/// Between the model and the device in a fingerprint.
+const ON: &str = " on ";
+/// Characters of a fingerprint that are shown.
+const EXCERPT: usize = 80;
 
 /// KL divergence of a sub-network from the full model in nats, at most [`MAX_DIVERGENCE`]: beyond it
 /// one is as useless as any other, and infinity or NaN would stop a search.

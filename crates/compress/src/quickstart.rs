@@ -23,7 +23,6 @@ use crate::search::KeptSearch;
 use crate::{
     BlockScores, LatencyObjective, Preparation, Prepared, Progress, StudyReport, SubnetProblem,
     UniformPruning, Validation, ValidationPlan, default_shares, load_text, uniform_prunings,
-    write_front,
 };
 
 /// Seconds that a profile may take over those for its blocks.
@@ -219,7 +218,7 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
     };
     let evaluations = search.run(&mut problem, &scores, "searching", progress)?;
     let front = pareto_front(&evaluations);
-    write_front(job.folder, &problem, &front)?;
+    problem.front(&front)?.write(job.folder)?;
     let final_step = FinalStep {
         job,
         prepared: &prepared,

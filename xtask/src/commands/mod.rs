@@ -9,6 +9,7 @@ mod devices;
 mod evaluate;
 mod export;
 mod fetch;
+mod front;
 mod narrow;
 mod predict;
 mod profile;
@@ -30,6 +31,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Validate(arguments) => validate::run(&arguments)?,
         Command::Evaluate(arguments) => evaluate::run(&arguments)?,
         Command::Search(arguments) => search::run(&arguments)?,
+        Command::Front(arguments) => front::run(&arguments)?,
         Command::Narrow(arguments) => narrow::run(&arguments)?,
         Command::Compare(arguments) => compare::run(&arguments)?,
         Command::Export(arguments) => export::run(&arguments)?,

@@ -1,13 +1,12 @@
 use std::ops::ControlFlow;
 
 use anyhow::Context;
-use lathe_arch::{SearchSpace, SpaceSpec};
+use lathe_arch::SpaceSpec;
 use lathe_compress::{
-    BlockScores, LatencyObjective, Limits, SubnetProblem, additive_search, default_shares,
-    recommended, write_front, write_json, write_yaml,
+    BlockScores, DeviceTables, LatencyObjective, Limits, SubnetProblem, additive_search,
+    default_shares, recommended, write_json, write_yaml,
 };
 use lathe_fetch::Cache;
-use lathe_latency::LatencyTable;
 use lathe_search::{
     Costs, Evaluation, EvolutionOptions, HalvingOptions, LocalSearch, NsgaII, NsgaOptions, Problem,
     RandomSearch, RegularizedEvolution, Searcher, Study, StudyHeader, SuccessiveHalving,
@@ -15,13 +14,12 @@ use lathe_search::{
 };
 use lathe_supernet::{Evaluator, Split};
 
+use super::front::print as print_front;
 use super::print_json;
 use crate::arguments::{Method, Search};
 use crate::context;
 use crate::progress::Steps;
 
-/// Beside a study: the choices among which was searched.
-pub const SPACE: &str = "space.json";
 /// Beside a study: the best sub-network that keeps the limits.
 const CHOSEN: &str = "chosen.yaml";
 /// With stages, one in this many sub-networks rises to the next.
@@ -51,7 +49,9 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     );
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
-    let tables = tables(&cache, arguments)?;
+    let tables = DeviceTables::load_with(&arguments.table, |path| {
+        context::table_for(&cache, &arguments.model.model, path)
+    })?;
     let folder = context::folder_of(&arguments.study);
     let mut prepared = context::prepare(&cache, &arguments.model, folder, &mut steps)?;
     prepared.choose_among(choices(arguments, prepared.choices()))?;
@@ -66,14 +66,14 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
         .map(|tokens| evaluator(*tokens))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let blocks = evaluator(arguments.block_tokens)?;
-    let mut problem = problem(arguments, &full, &prepared.space, &tables)?;
+    let (workload, latency) = (arguments.workload, arguments.latency);
+    let mut problem =
+        SubnetProblem::on_devices(&full, &prepared.space, &tables, workload, latency)?;
     if !stages.is_empty() {
         problem = problem.with_low_fidelities(&stages)?;
     }
     let limits = arguments.limits.limits();
-    for table in &tables {
-        limits.check(table, &arguments.workload, &prepared.space)?;
-    }
+    limits.check(&tables, workload, &prepared.space)?;
     let mut searcher = match arguments.from_scratch {
         true => searcher(arguments, &problem, None)?,
         false => {
@@ -96,7 +96,10 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     let header = StudyHeader::of(&problem, &*searcher, arguments.seed);
     let header = header.with_batch(arguments.batch as usize);
     let mut study = Study::open_or_create(&arguments.study, &header, arguments.resume)?;
-    write_json(&arguments.study.with_extension(SPACE), prepared.choices())?;
+    write_json(
+        &arguments.study.with_extension(context::SPACE),
+        prepared.choices(),
+    )?;
     let budget = arguments.evaluations;
     steps.show("searching", 0, budget);
     lathe_search::run(
@@ -112,12 +115,10 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     steps.finish();
     let mut kept = study.evaluations()?;
     if limits.are_given() {
-        for table in &tables {
-            kept = limits.keep(table, &arguments.workload, &prepared.space, &kept)?;
-        }
+        kept = limits.keep(&tables, workload, &prepared.space, &kept)?;
     }
     let front = pareto_front(&kept);
-    write_front(folder, &problem, &front)?;
+    problem.front(&front)?.write(folder)?;
     let best = front
         .iter()
         .min_by(|a, b| divergence(a).total_cmp(&divergence(b)));
@@ -128,7 +129,12 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     if arguments.json {
         return print_json(&front);
     }
-    print(&problem, &front)?;
+    let points = front.iter().map(|e| [e.objectives[0], divergence(e)]);
+    let knee = match problem.device_count() {
+        1 => knee_point(&points.collect::<Vec<_>>()),
+        _ => None,
+    };
+    print_front(&problem.front(&front)?, knee);
     println!(
         "\nwrote {} and front.yaml, front.csv beside it",
         arguments.study.display()
@@ -137,30 +143,6 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
         println!("the best that keeps all limits: {}", chosen.display());
     }
     Ok(())
-}
-
-fn tables(cache: &Cache, arguments: &Search) -> anyhow::Result<Vec<LatencyTable>> {
-    let tables = arguments.table.iter();
-    tables
-        .map(|path| context::table_for(cache, &arguments.model.model, path))
-        .collect()
-}
-
-fn problem<'a>(
-    arguments: &Search,
-    evaluator: &'a Evaluator<'a>,
-    space: &SearchSpace,
-    tables: &[LatencyTable],
-) -> anyhow::Result<SubnetProblem<'a>> {
-    let (first, others) = tables.split_first().context("--table is missing")?;
-    let problem = SubnetProblem::new(
-        evaluator,
-        space,
-        first,
-        arguments.workload,
-        arguments.latency,
-    )?;
-    others.iter().try_fold(problem, SubnetProblem::with_device)
 }
 
 /// The method, which begins with what block scores recommend where the front is wanted, or else with
@@ -244,29 +226,4 @@ fn share(
     );
     let share = limit_us / full_us;
     Ok((share < 1.0).then_some(share))
-}
-
-fn print(problem: &SubnetProblem<'_>, front: &[Evaluation]) -> anyhow::Result<()> {
-    let points = front.iter().map(|e| [e.objectives[0], divergence(e)]);
-    let knee = match problem.device_count() {
-        1 => knee_point(&points.collect::<Vec<_>>()),
-        _ => None,
-    };
-    println!(
-        "{:>9} {:>9} {:>12} {:>12}",
-        "TTFT ms", "TPOT ms", "KL (nats)", "parameters"
-    );
-    for (index, evaluation) in front.iter().enumerate() {
-        let [ttft_us, tpot_us] = problem.ttft_and_tpot_us(&evaluation.genome);
-        let subnet = problem.search_space().decode(&evaluation.genome)?;
-        println!(
-            "{:>9.1} {:>9.2} {:>12.4} {:>10.1} M{}",
-            ttft_us / 1000.0,
-            tpot_us / 1000.0,
-            divergence(evaluation),
-            subnet.parameters(problem.model()) as f64 / 1e6,
-            if knee == Some(index) { "  knee" } else { "" }
-        );
-    }
-    Ok(())
 }

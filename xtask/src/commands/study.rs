@@ -1,12 +1,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use lathe_arch::SpaceSpec;
 use lathe_compress::{write_json, write_text};
 use lathe_search::{Evaluation, Fidelity, SearchError, Study, pareto_front};
 use serde::Serialize;
 
 use super::print_json;
 use crate::arguments::StudyCommand;
+use crate::context;
 
 /// Studies are files with this ending.
 const ENDING: &str = "db";
@@ -129,13 +131,37 @@ fn show(path: &Path, json: bool) -> anyhow::Result<()> {
 fn merge(paths: &[PathBuf], out: &Path) -> anyhow::Result<()> {
     let studies = paths.iter().map(|path| Study::open(path));
     let studies = studies.collect::<Result<Vec<_>, _>>()?;
+    let choices = common_choices(paths)?;
     let merged = Study::merge(&studies, out)?;
+    if let Some(choices) = choices {
+        write_json(&out.with_extension(context::SPACE), &choices)?;
+    }
     println!(
         "wrote {}: {} evaluations",
         out.display(),
         merged.evaluation_count()?
     );
     Ok(())
+}
+
+/// What lies beside all of the studies or beside none: with the same numbers of choices, others could
+/// be meant.
+fn common_choices(studies: &[PathBuf]) -> anyhow::Result<Option<SpaceSpec>> {
+    let mut common: Option<(&Path, Option<SpaceSpec>)> = None;
+    for study in studies {
+        let choices = context::read_json(&study.with_extension(context::SPACE))?;
+        match &common {
+            Some((first, others)) => anyhow::ensure!(
+                *others == choices,
+                "{} chose among other blocks than {}: their {} files differ",
+                study.display(),
+                first.display(),
+                context::SPACE
+            ),
+            None => common = Some((study, choices)),
+        }
+    }
+    Ok(common.and_then(|(_, choices)| choices))
 }
 
 fn export(path: &Path, out: &Path) -> anyhow::Result<()> {
