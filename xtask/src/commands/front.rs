@@ -50,7 +50,8 @@ pub fn run(arguments: &Front) -> anyhow::Result<()> {
     for device in tables.iter() {
         let (table, path) = (&device.table, device.path.display());
         let (cpu, threads) = (&table.device.cpu_model, table.runtime.threads);
-        println!("{}: {cpu}, {threads} threads, {path}", device.name);
+        let s = if threads == 1 { "" } else { "s" };
+        println!("{}: {cpu}, {threads} thread{s}, {path}", device.name);
     }
     println!();
     print(&found.front, found.front.knee());
