@@ -81,7 +81,7 @@ fn profile_predict_search_export_and_report() {
     let lines = fs::read_to_string(&exported).unwrap();
     assert_eq!(lines.lines().count(), 31);
     assert!(
-        lines.starts_with("number,latency_us,kl_divergence,wall_s,genome\n"),
+        lines.starts_with("number,latency_us,kl_divergence,fidelity,seed,wall_s,genome\n"),
         "{lines}"
     );
     let merged = desk.text("merged.db");

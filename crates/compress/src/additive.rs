@@ -17,11 +17,23 @@ const STEPS: usize = 20;
 /// Shares of the full model's latency between which a search looks by default: sizes alone are of
 /// no use below a half, precision halves that once more.
 pub fn default_shares(space: &SearchSpace) -> Costs {
-    Costs::Between(if space.precisions().len() > 1 {
-        0.25..=0.97
-    } else {
-        0.5..=0.97
-    })
+    let [least, most] = range(space);
+    Costs::Between(least..=most)
+}
+
+fn range(space: &SearchSpace) -> [f64; 2] {
+    match space.precisions().len() {
+        1 => [0.5, 0.97],
+        _ => [0.25, 0.97],
+    }
+}
+
+/// Shares where three in four evaluations go to one of the full model's latency, and a little below it
+/// for when measurements say that it has to be less; the others go along the front.
+pub(crate) fn shares_near(share: f64, space: &SearchSpace) -> Costs {
+    let below = 0.97 * share;
+    let [few, most] = range(space).map(|end| (end + share) / 2.0);
+    Costs::At(vec![share, below, share, few, share, below, share, most])
 }
 
 /// Sub-networks from which other methods may begin: what the block scores recommend.

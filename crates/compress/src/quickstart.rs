@@ -18,11 +18,12 @@ use lathe_supernet::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::additive::shares_near;
 use crate::artefact::{cached, write_json, write_yaml};
 use crate::search::KeptSearch;
 use crate::{
     BlockScores, LatencyObjective, Preparation, Prepared, Progress, StudyReport, SubnetProblem,
-    UniformPruning, Validation, ValidationPlan, default_shares, load_text, uniform_prunings,
+    UniformPruning, Validation, ValidationPlan, load_text, uniform_prunings,
 };
 
 /// Seconds that a profile may take over those for its blocks.
@@ -212,7 +213,7 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
     let scores = block_step(job, &prepared, &problem, progress)?;
     let search = KeptSearch {
         study: &study_path(job),
-        wanted: default_shares(&prepared.space),
+        wanted: shares_near(job.tpot_ratio, &prepared.space),
         evaluations: job.effort.evaluations,
         seed: SEED,
     };
