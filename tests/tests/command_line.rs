@@ -1,7 +1,9 @@
 //! What a user does at the prompt, on the tiny model.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::process::Stdio;
 
 use lathe_arch::{BlockShape, SubnetConfig};
 use lathe_latency::LatencyTable;
@@ -271,6 +273,62 @@ fn a_finished_study_is_asked_for_other_fronts() {
     );
     let message = desk.fails(&["front", "--study", "nowhere.db", "--table", &table]);
     assert!(message.contains("nowhere.db"), "{message}");
+}
+
+#[test]
+fn another_program_asks_for_objectives_and_nothing_is_evaluated_twice() {
+    let desk = Desk::with_text();
+    let (model, text, table) = (desk.model(), desk.text("text.txt"), desk.profile());
+    let study = desk.text("asked.db");
+    let ask = |lines: &str| -> Vec<serde_json::Value> {
+        let files = ["--table", &table, "--study", &study, "--text", &text];
+        let sizes = [
+            "--model",
+            &model,
+            "--tokens",
+            "512",
+            "--calibration-tokens",
+            "512",
+        ];
+        let mut child = desk
+            .command(&[&["objective"], &files[..], &sizes].concat())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(lines.as_bytes())
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let answers = String::from_utf8(output.stdout).unwrap();
+        answers
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let about = ask("").remove(0);
+    assert_eq!(
+        about["objectives"],
+        serde_json::json!(["latency_us", "kl_divergence"])
+    );
+    let full = about["full"].to_string();
+    let genes = about["cardinalities"].as_array().unwrap().len();
+    let smallest = format!("{:?}", vec![0; genes]);
+    let answers = ask(&format!("{full}\n{smallest}\n[0]\nnothing\n{smallest}\n"));
+    let objectives =
+        |at: usize| [0, 1].map(|objective| answers[at]["objectives"][objective].as_f64().unwrap());
+    let ([full_us, nothing], [least_us, far]) = (objectives(1), objectives(2));
+    assert!(least_us < full_us && nothing.abs() < 1e-6 && far > 0.1);
+    assert!(answers[3]["error"].as_str().unwrap().contains("[0]"));
+    assert!(answers[4]["error"].is_string());
+    assert_eq!(answers[5], answers[2]);
+    assert_eq!(ask(&smallest)[1], answers[2]);
+    let shown = desk.succeeds(&["study", "show", &study]);
+    assert!(shown.contains("2 evaluations"), "{shown}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lathe_arch::{Granularity, Precision, SpaceSpec, Workload};
-use lathe_compress::{LatencyObjective, Limits, MmluForm, Objective};
+use lathe_compress::{self as compress, LatencyObjective, Limits, MmluForm};
 use lathe_supernet::{Importance, Recovery};
 
 use crate::units;
@@ -51,6 +51,11 @@ pub enum Command {
         after_help = "Example: cargo xtask search --table runs/table.yaml --evaluations 200 --study runs/study.db"
     )]
     Search(Search),
+    /// Evaluate sub-networks that another program chooses: a genome a line in, its objectives a line out
+    #[command(
+        after_help = "Example: echo '[2,8,2,8]' | cargo xtask objective --table runs/table.yaml --study runs/asked.db"
+    )]
+    Objective(Objective),
     /// Print a finished study's front over other objectives, on another device or several at once
     #[command(
         after_help = "Example: cargo xtask front --study runs/study.db --table runs/box/table.yaml --table runs/phone/table.yaml --objectives tpot,memory,kl --max-tpot 12ms"
@@ -461,13 +466,34 @@ impl LimitArguments {
     }
 }
 
+/// What is searched: sub-networks of a model, their latency in a table, their quality on a text.
 #[derive(Args)]
-pub struct Search {
+pub struct ProblemArguments {
     #[command(flatten)]
     pub model: ModelArguments,
     /// The latency table; of several, the latency in each is minimised
     #[arg(long, required = true, value_name = "FILE")]
     pub table: Vec<PathBuf>,
+    /// Tokens of each evaluation
+    #[arg(long, default_value_t = 2048, value_name = "N")]
+    pub tokens: usize,
+    /// Precisions that blocks and LM head may have [default: the model's, f32]
+    #[arg(long, value_delimiter = ',', value_name = "P,P")]
+    pub precision: Vec<Precision>,
+    #[command(flatten)]
+    pub sizes: SizeArguments,
+    /// Which latency is minimised: tpot, ttft or total
+    #[arg(long, default_value = "tpot", value_name = "WHICH")]
+    pub latency: LatencyObjective,
+    /// Tokens of prompt and generation
+    #[arg(long, default_value = "128+64", value_name = "P+G")]
+    pub workload: Workload,
+}
+
+#[derive(Args)]
+pub struct Search {
+    #[command(flatten)]
+    pub problem: ProblemArguments,
     /// The method
     #[arg(long, value_enum, default_value = "additive")]
     pub method: Method,
@@ -480,9 +506,6 @@ pub struct Search {
     /// Seed of the method
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
-    /// Tokens of each evaluation
-    #[arg(long, default_value_t = 2048, value_name = "N")]
-    pub tokens: usize,
     /// Cheaper evaluations before that, the cheapest first: one in three sub-networks rises from each to
     /// the next (successive halving around the method). --evaluations is then what all of them cost
     #[arg(long, value_delimiter = ',', value_name = "N,N")]
@@ -497,22 +520,11 @@ pub struct Search {
     /// study: run the same command with --resume in each
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub batch: u32,
-    /// Precisions that blocks and LM head may have [default: the model's, f32]
-    #[arg(long, value_delimiter = ',', value_name = "P,P")]
-    pub precision: Vec<Precision>,
-    #[command(flatten)]
-    pub sizes: SizeArguments,
-    /// Which latency is minimised: tpot, ttft or total
-    #[arg(long, default_value = "tpot", value_name = "WHICH")]
-    pub latency: LatencyObjective,
     /// Shares of the full model's latency to spend the evaluations on, additive method only [default: the limit on --latency, or the whole front]
     #[arg(long, value_delimiter = ',', value_name = "SHARE", value_parser = share)]
     pub levels: Vec<f64>,
     #[command(flatten)]
     pub limits: LimitArguments,
-    /// Tokens of prompt and generation
-    #[arg(long, default_value = "128+64", value_name = "P+G")]
-    pub workload: Workload,
     /// The study; front.yaml and front.csv go beside it
     #[arg(long, value_name = "FILE")]
     pub study: PathBuf,
@@ -522,6 +534,15 @@ pub struct Search {
     /// Print the front as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Objective {
+    #[command(flatten)]
+    pub problem: ProblemArguments,
+    /// Where evaluations are kept, to be made once only
+    #[arg(long, value_name = "FILE")]
+    pub study: PathBuf,
 }
 
 #[derive(Args)]
@@ -541,7 +562,7 @@ pub struct Front {
         value_name = "WHAT,WHAT",
         value_parser = objective()
     )]
-    pub objectives: Vec<Objective>,
+    pub objectives: Vec<compress::Objective>,
     #[command(flatten)]
     pub limits: LimitArguments,
     /// Tokens of prompt and generation
@@ -678,20 +699,28 @@ pub struct Test {
 }
 
 /// The objectives by their names.
-fn objective() -> impl TypedValueParser<Value = Objective> {
-    let values = Objective::ALL.map(|objective| {
+fn objective() -> impl TypedValueParser<Value = compress::Objective> {
+    let values = compress::Objective::ALL.map(|objective| {
         let help = match objective {
-            Objective::Latency(LatencyObjective::Ttft) => "predicted time to first token",
-            Objective::Latency(LatencyObjective::Tpot) => "predicted time per output token",
-            Objective::Latency(LatencyObjective::Total) => "predicted time of the whole workload",
-            Objective::Memory => "predicted peak resident memory over the workload",
-            Objective::Size => "weights as they are exported",
-            Objective::Energy => "the processors' mean power under load times the predicted total",
-            Objective::Kl => "KL divergence from the full model, which the study measured",
+            compress::Objective::Latency(LatencyObjective::Ttft) => "predicted time to first token",
+            compress::Objective::Latency(LatencyObjective::Tpot) => {
+                "predicted time per output token"
+            }
+            compress::Objective::Latency(LatencyObjective::Total) => {
+                "predicted time of the whole workload"
+            }
+            compress::Objective::Memory => "predicted peak resident memory over the workload",
+            compress::Objective::Size => "weights as they are exported",
+            compress::Objective::Energy => {
+                "the processors' mean power under load times the predicted total"
+            }
+            compress::Objective::Kl => {
+                "KL divergence from the full model, which the study measured"
+            }
         };
         PossibleValue::new(objective.name()).help(help)
     });
-    PossibleValuesParser::new(values).try_map(|name| name.parse::<Objective>())
+    PossibleValuesParser::new(values).try_map(|name| name.parse::<compress::Objective>())
 }
 
 /// A share of the full model's latency.

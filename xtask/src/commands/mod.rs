@@ -11,6 +11,7 @@ mod export;
 mod fetch;
 mod front;
 mod narrow;
+mod objective;
 mod predict;
 mod profile;
 mod quickstart;
@@ -31,6 +32,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Validate(arguments) => validate::run(&arguments)?,
         Command::Evaluate(arguments) => evaluate::run(&arguments)?,
         Command::Search(arguments) => search::run(&arguments)?,
+        Command::Objective(arguments) => objective::run(&arguments)?,
         Command::Front(arguments) => front::run(&arguments)?,
         Command::Narrow(arguments) => narrow::run(&arguments)?,
         Command::Compare(arguments) => compare::run(&arguments)?,

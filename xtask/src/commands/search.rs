@@ -1,10 +1,9 @@
 use std::ops::ControlFlow;
 
 use anyhow::Context;
-use lathe_arch::SpaceSpec;
 use lathe_compress::{
-    BlockScores, DeviceTables, LatencyObjective, Limits, SubnetProblem, additive_search,
-    default_shares, recommended, write_json, write_yaml,
+    BlockScores, LatencyObjective, Limits, SubnetProblem, additive_search, default_shares,
+    recommended, write_json, write_yaml,
 };
 use lathe_fetch::Cache;
 use lathe_search::{
@@ -27,16 +26,6 @@ const REDUCTION: usize = 3;
 /// Of evolution's population, one in this many is in a sample.
 const SAMPLE_SHARE: usize = 10;
 
-/// The model's own choices but for those that were given.
-fn choices(arguments: &Search, own: &SpaceSpec) -> SpaceSpec {
-    let mut choices = arguments.sizes.among(own);
-    if !arguments.precision.is_empty() {
-        choices.precision = arguments.precision.clone();
-        choices.precision.sort_by_key(|precision| precision.bits());
-    }
-    choices
-}
-
 pub fn run(arguments: &Search) -> anyhow::Result<()> {
     let is_additive = arguments.method == Method::Additive;
     anyhow::ensure!(
@@ -49,24 +38,22 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     );
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
-    let tables = DeviceTables::load_with(&arguments.table, |path| {
-        context::table_for(&cache, &arguments.model.model, path)
-    })?;
+    let asked = &arguments.problem;
+    let tables = asked.tables(&cache)?;
     let folder = context::folder_of(&arguments.study);
-    let mut prepared = context::prepare(&cache, &arguments.model, folder, &mut steps)?;
-    prepared.choose_among(choices(arguments, prepared.choices()))?;
+    let prepared = asked.prepare(&cache, folder, &mut steps)?;
     let mut evaluator = |tokens: usize| {
         let windows = prepared.windows(Split::Search, tokens)?;
         steps.show("running the full model on the search text", 0, 1);
         anyhow::Ok(Evaluator::new(&prepared.supernet, &windows)?)
     };
-    let full = evaluator(arguments.tokens)?;
+    let full = evaluator(asked.tokens)?;
     let stages = arguments.stage_tokens.iter();
     let stages = stages
         .map(|tokens| evaluator(*tokens))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let blocks = evaluator(arguments.block_tokens)?;
-    let (workload, latency) = (arguments.workload, arguments.latency);
+    let (workload, latency) = (asked.workload, asked.latency);
     let mut problem =
         SubnetProblem::on_devices(&full, &prepared.space, &tables, workload, latency)?;
     if !stages.is_empty() {
@@ -186,7 +173,11 @@ fn searcher(
 /// Where the front is wanted: at the levels that were asked for, at the limit on the latency that is
 /// minimised, or everywhere.
 fn wanted(arguments: &Search, problem: &SubnetProblem<'_>) -> anyhow::Result<Costs> {
-    let share = share(problem, arguments.latency, &arguments.limits.limits())?;
+    let share = share(
+        problem,
+        arguments.problem.latency,
+        &arguments.limits.limits(),
+    )?;
     Ok(match (&arguments.levels[..], share) {
         ([], None) => default_shares(problem.search_space()),
         ([], Some(share)) => Costs::At(vec![share]),
