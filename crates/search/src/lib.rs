@@ -38,6 +38,7 @@ mod evolution;
 mod hypervolume;
 mod local;
 mod nsga2;
+mod offspring;
 mod pareto;
 mod problem;
 mod proposals;
