@@ -7,12 +7,13 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use lathe_search::{
-    Evaluation, EvolutionOptions, Genome, LocalSearch, NsgaII, NsgaOptions, Problem, RandomSearch,
-    RegularizedEvolution, SearchError, Searcher, Space, Study, StudyHeader, hypervolume, run,
+    Evaluation, EvolutionOptions, Genome, LocalSearch, NsgaII, NsgaIII, NsgaIIIOptions,
+    NsgaOptions, Problem, RandomSearch, RegularizedEvolution, SearchError, Searcher, Space, Study,
+    StudyHeader, hypervolume, run,
 };
 
 /// Every method but the additive, which is told what to expect.
-const METHODS: [&str; 4] = ["random", "nsga2", "local-search", "evolution"];
+const METHODS: [&str; 5] = ["random", "nsga2", "nsga3", "local-search", "evolution"];
 
 /// A multiple-choice knapsack: time against loss, with one evaluation that may fail.
 struct Knapsack {
@@ -97,6 +98,13 @@ fn searcher(method: &str, seed: u64) -> Box<dyn Searcher> {
                 ..NsgaOptions::default()
             };
             Box::new(NsgaII::new(&space, options, seed).unwrap())
+        }
+        "nsga3" => {
+            let options = NsgaIIIOptions {
+                first,
+                ..NsgaIIIOptions::default()
+            };
+            Box::new(NsgaIII::new(&space, 2, options, seed).unwrap())
         }
         other => panic!("no method `{other}`"),
     }

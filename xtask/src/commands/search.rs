@@ -5,8 +5,9 @@ use lathe_compress::{
 };
 use lathe_fetch::Cache;
 use lathe_search::{
-    AdditiveSearch, Costs, Evaluation, EvolutionOptions, LocalSearch, NsgaII, NsgaOptions, Problem,
-    RandomSearch, RegularizedEvolution, Searcher, Study, StudyHeader, knee_point, pareto_front,
+    AdditiveSearch, Costs, Evaluation, EvolutionOptions, LocalSearch, NsgaII, NsgaIII,
+    NsgaIIIOptions, NsgaOptions, Problem, RandomSearch, RegularizedEvolution, Searcher, Study,
+    StudyHeader, knee_point, pareto_front,
 };
 use lathe_supernet::{Evaluator, Split};
 
@@ -77,6 +78,16 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
                 ..NsgaOptions::default()
             };
             Box::new(NsgaII::new(problem.space(), options, arguments.seed)?)
+        }
+        Method::Nsga3 => {
+            let options = NsgaIIIOptions {
+                population: arguments.population,
+                first,
+                ..NsgaIIIOptions::default()
+            };
+            let objectives = problem.objective_names().len();
+            let seed = arguments.seed;
+            Box::new(NsgaIII::new(problem.space(), objectives, options, seed)?)
         }
         Method::LocalSearch => Box::new(LocalSearch::new(problem.space(), &first, arguments.seed)?),
         Method::Evolution => {
