@@ -33,6 +33,8 @@
 
 mod additive;
 mod attainment;
+mod bayesian;
+mod cost;
 mod error;
 mod evolution;
 mod hypervolume;
@@ -51,6 +53,8 @@ mod variation;
 
 pub use additive::{AdditiveOptions, AdditivePoint, AdditiveSearch, Choice, Costs, additive_front};
 pub use attainment::attainment_front;
+pub use bayesian::{BayesianOptions, BayesianSearch};
+pub use cost::Cost;
 pub use error::SearchError;
 pub use evolution::{EvolutionOptions, RegularizedEvolution};
 pub use hypervolume::hypervolume;

@@ -40,6 +40,11 @@ impl Proposals {
         &self.space
     }
 
+    /// Whether `genome` was proposed before.
+    pub fn has_seen(&self, genome: &[usize]) -> bool {
+        self.seen.contains(genome)
+    }
+
     /// Whether `genome` was not proposed before; from now on it was.
     pub fn is_new(&mut self, genome: &Genome) -> bool {
         self.seen.insert(genome.clone())

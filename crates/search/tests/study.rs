@@ -7,13 +7,20 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use lathe_search::{
-    Evaluation, EvolutionOptions, Genome, LocalSearch, NsgaII, NsgaIII, NsgaIIIOptions,
-    NsgaOptions, Problem, RandomSearch, RegularizedEvolution, SearchError, Searcher, Space, Study,
-    StudyHeader, hypervolume, run,
+    BayesianOptions, BayesianSearch, Evaluation, EvolutionOptions, Genome, LocalSearch, NsgaII,
+    NsgaIII, NsgaIIIOptions, NsgaOptions, Problem, RandomSearch, RegularizedEvolution, SearchError,
+    Searcher, Space, Study, StudyHeader, hypervolume, run,
 };
 
 /// Every method but the additive, which is told what to expect.
-const METHODS: [&str; 5] = ["random", "nsga2", "nsga3", "local-search", "evolution"];
+const METHODS: [&str; 6] = [
+    "random",
+    "nsga2",
+    "nsga3",
+    "local-search",
+    "evolution",
+    "ehvi",
+];
 
 /// A multiple-choice knapsack: time against loss, with one evaluation that may fail.
 struct Knapsack {
@@ -106,8 +113,20 @@ fn searcher(method: &str, seed: u64) -> Box<dyn Searcher> {
             };
             Box::new(NsgaIII::new(&space, 2, options, seed).unwrap())
         }
+        "ehvi" => {
+            let options = BayesianOptions {
+                first,
+                ..BayesianOptions::default()
+            };
+            Box::new(BayesianSearch::new(&space, None, options, seed).unwrap())
+        }
         other => panic!("no method `{other}`"),
     }
+}
+
+/// Evaluations after which a method is judged: few where they are dear to choose.
+fn budget(method: &str) -> usize {
+    if method == "ehvi" { 100 } else { 300 }
 }
 
 fn whole_run(method: &str, seed: u64, budget: usize) -> Vec<Evaluation> {
@@ -203,7 +222,7 @@ fn not_a_number_stops_the_run_and_names_the_objective() {
 #[test]
 fn every_method_beats_random_search_on_every_seed() {
     let volume = |method: &str, seed: u64| {
-        let evaluations = whole_run(method, seed, 300);
+        let evaluations = whole_run(method, seed, budget(method));
         let points: Vec<&[f64]> = evaluations.iter().map(|e| &e.objectives[..]).collect();
         hypervolume(&points, &[160.0, 80.0])
     };
@@ -218,11 +237,12 @@ fn every_method_beats_random_search_on_every_seed() {
 #[test]
 fn no_method_proposes_twice_and_every_value_is_reached() {
     for method in METHODS {
-        let evaluations = whole_run(method, 5, 600);
+        let count = 2 * budget(method);
+        let evaluations = whole_run(method, 5, count);
         let mut genomes: Vec<&Genome> = evaluations.iter().map(|e| &e.genome).collect();
         genomes.sort();
         genomes.dedup();
-        assert_eq!(genomes.len(), 600, "{method}");
+        assert_eq!(genomes.len(), count, "{method}");
         for gene in 0..20 {
             for value in 0..5 {
                 let reached = genomes.iter().any(|genome| genome[gene] == value);
