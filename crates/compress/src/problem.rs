@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use lathe_arch::{ModelConfig, SearchSpace, Workload};
 use lathe_latency::{LatencyTable, Prediction, SpacePrices};
-use lathe_search::{Genome, Problem, Space};
+use lathe_search::{Cost, Genome, Problem, Space};
 use lathe_supernet::{Evaluator, Subnet, Supernet, SupernetError};
 use serde::{Deserialize, Serialize};
 
@@ -62,10 +62,28 @@ pub struct SubnetProblem<'a> {
     evaluator: &'a Evaluator<'a>,
     search_space: SearchSpace,
     space: Space,
+    latency: Latency,
+    fingerprint: String,
+}
+
+/// What is known of a genome without running it.
+#[derive(Debug, Clone)]
+struct Latency {
     prices: SpacePrices,
     workload: Workload,
     objective: LatencyObjective,
-    fingerprint: String,
+}
+
+impl Latency {
+    /// In microseconds.
+    fn of(&self, genome: &[usize]) -> f64 {
+        let [ttft_us, tpot_us] = self.prices.ttft_and_tpot_us(genome);
+        match self.objective {
+            LatencyObjective::Tpot => tpot_us,
+            LatencyObjective::Ttft => ttft_us,
+            LatencyObjective::Total => ttft_us + self.workload.decode_steps() as f64 * tpot_us,
+        }
+    }
 }
 
 impl<'a> SubnetProblem<'a> {
@@ -84,7 +102,11 @@ impl<'a> SubnetProblem<'a> {
         Ok(Self {
             evaluator,
             space: Space::new(search_space.cardinalities())?,
-            prices: SpacePrices::new(table, search_space, &workload)?,
+            latency: Latency {
+                prices: SpacePrices::new(table, search_space, &workload)?,
+                workload,
+                objective,
+            },
             fingerprint: format!(
                 "{} on {}, {workload}, {objective:?}, {tokens} tokens, table {:016x}, super-network {:016x}",
                 table.model.name,
@@ -93,8 +115,6 @@ impl<'a> SubnetProblem<'a> {
                 evaluator.supernet().digest(),
             ),
             search_space: search_space.clone(),
-            workload,
-            objective,
         })
     }
 
@@ -115,17 +135,18 @@ impl<'a> SubnetProblem<'a> {
 
     /// Predicted time to first token and time per output token of a genome, in microseconds.
     pub fn ttft_and_tpot_us(&self, genome: &[usize]) -> [f64; 2] {
-        self.prices.ttft_and_tpot_us(genome)
+        self.latency.prices.ttft_and_tpot_us(genome)
     }
 
     /// The latency that is minimised, in microseconds.
     pub fn latency_us(&self, genome: &[usize]) -> f64 {
-        let [ttft_us, tpot_us] = self.ttft_and_tpot_us(genome);
-        match self.objective {
-            LatencyObjective::Tpot => tpot_us,
-            LatencyObjective::Ttft => ttft_us,
-            LatencyObjective::Total => ttft_us + self.workload.decode_steps() as f64 * tpot_us,
-        }
+        self.latency.of(genome)
+    }
+
+    /// The same for a method that knows it without an evaluation.
+    pub fn cost(&self) -> Cost {
+        let latency = self.latency.clone();
+        Box::new(move |genome| latency.of(genome))
     }
 }
 

@@ -48,6 +48,7 @@ mod proposals;
 mod random;
 mod run;
 mod space;
+mod stratified;
 mod study;
 mod variation;
 
@@ -66,4 +67,5 @@ pub use problem::{Evaluation, Problem, Searcher};
 pub use random::RandomSearch;
 pub use run::{Progress, run};
 pub use space::{Genome, Space};
+pub use stratified::{StratifiedOptions, StratifiedRandomSearch};
 pub use study::{Study, StudyHeader};
