@@ -399,6 +399,10 @@ pub enum Method {
     LocalSearch,
     /// Regularised evolution, from the same first sub-networks
     Evolution,
+    /// Bayesian optimisation by expected hypervolume improvement, from the same first sub-networks
+    Ehvi,
+    /// As many random sub-networks at every latency, after the same first ones
+    Stratified,
     /// Random search from the same first sub-networks: the control
     Random,
 }

@@ -5,8 +5,9 @@ use lathe_compress::{
 };
 use lathe_fetch::Cache;
 use lathe_search::{
-    AdditiveSearch, Costs, Evaluation, EvolutionOptions, LocalSearch, NsgaII, NsgaIII,
-    NsgaIIIOptions, NsgaOptions, Problem, RandomSearch, RegularizedEvolution, Searcher, Study,
+    AdditiveOptions, AdditiveSearch, BayesianOptions, BayesianSearch, Costs, Evaluation,
+    EvolutionOptions, LocalSearch, NsgaII, NsgaIII, NsgaIIIOptions, NsgaOptions, Problem,
+    RandomSearch, RegularizedEvolution, Searcher, StratifiedOptions, StratifiedRandomSearch, Study,
     StudyHeader, knee_point, pareto_front,
 };
 use lathe_supernet::{Evaluator, Split};
@@ -20,6 +21,8 @@ use crate::progress::Steps;
 pub const SPACE: &str = "space.json";
 /// Beside a study: the best sub-network that keeps the limits.
 const CHOSEN: &str = "chosen.yaml";
+/// Divergence from which on a sub-network is of no use, in nats: where EHVI's front ends.
+const USELESS_DIVERGENCE: f64 = 3.0;
 /// Of evolution's population, one in this many is in a sample.
 const SAMPLE_SHARE: usize = 10;
 
@@ -68,42 +71,7 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
         },
     )?;
     let options = additive_options(&problem, &scores, &wanted)?;
-    let first = options.first.clone();
-    let mut searcher: Box<dyn Searcher> = match arguments.method {
-        Method::Additive => Box::new(AdditiveSearch::new(options, arguments.seed)?),
-        Method::Nsga2 => {
-            let options = NsgaOptions {
-                population: arguments.population,
-                first,
-                ..NsgaOptions::default()
-            };
-            Box::new(NsgaII::new(problem.space(), options, arguments.seed)?)
-        }
-        Method::Nsga3 => {
-            let options = NsgaIIIOptions {
-                population: arguments.population,
-                first,
-                ..NsgaIIIOptions::default()
-            };
-            let objectives = problem.objective_names().len();
-            let seed = arguments.seed;
-            Box::new(NsgaIII::new(problem.space(), objectives, options, seed)?)
-        }
-        Method::LocalSearch => Box::new(LocalSearch::new(problem.space(), &first, arguments.seed)?),
-        Method::Evolution => {
-            let options = EvolutionOptions {
-                population: arguments.population,
-                sample: arguments.population.div_ceil(SAMPLE_SHARE),
-                first,
-            };
-            Box::new(RegularizedEvolution::new(
-                problem.space(),
-                options,
-                arguments.seed,
-            )?)
-        }
-        Method::Random => Box::new(RandomSearch::new(problem.space(), &first, arguments.seed)?),
-    };
+    let mut searcher = searcher(arguments, &problem, options)?;
     let header = StudyHeader::of(&problem, &*searcher, arguments.seed);
     let mut study = Study::open_or_create(&arguments.study, &header, arguments.resume)?;
     write_json(&arguments.study.with_extension(SPACE), prepared.choices())?;
@@ -143,6 +111,71 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
         println!("the best that keeps all limits: {}", chosen.display());
     }
     Ok(())
+}
+
+/// The method that was asked for, beginning with the first genomes of `options`.
+fn searcher(
+    arguments: &Search,
+    problem: &SubnetProblem<'_>,
+    options: AdditiveOptions,
+) -> anyhow::Result<Box<dyn Searcher>> {
+    let first = options.first.clone();
+    let full_us = problem.latency_us(&problem.search_space().full_genome());
+    let (space, seed) = (problem.space(), arguments.seed);
+    Ok(match arguments.method {
+        Method::Additive => Box::new(AdditiveSearch::new(options, seed)?),
+        Method::Nsga2 => {
+            let options = NsgaOptions {
+                population: arguments.population,
+                first,
+                ..NsgaOptions::default()
+            };
+            Box::new(NsgaII::new(space, options, seed)?)
+        }
+        Method::Nsga3 => {
+            let options = NsgaIIIOptions {
+                population: arguments.population,
+                first,
+                ..NsgaIIIOptions::default()
+            };
+            let objectives = problem.objective_names().len();
+            Box::new(NsgaIII::new(space, objectives, options, seed)?)
+        }
+        Method::LocalSearch => Box::new(LocalSearch::new(space, &first, seed)?),
+        Method::Evolution => {
+            let options = EvolutionOptions {
+                population: arguments.population,
+                sample: arguments.population.div_ceil(SAMPLE_SHARE),
+                first,
+            };
+            Box::new(RegularizedEvolution::new(space, options, seed)?)
+        }
+        Method::Ehvi => {
+            let options = BayesianOptions {
+                reference: Some([full_us, USELESS_DIVERGENCE]),
+                first,
+                ..BayesianOptions::default()
+            };
+            let cost = problem.cost();
+            Box::new(BayesianSearch::new(space, Some(cost), options, seed)?)
+        }
+        Method::Stratified => {
+            let range = match &options.costs {
+                Costs::Between(savings) => {
+                    Some(full_us + savings.start()..=full_us + savings.end())
+                }
+                Costs::At(_) => None,
+            };
+            let options = StratifiedOptions {
+                range,
+                first,
+                ..StratifiedOptions::default()
+            };
+            let cost = problem.cost();
+            Box::new(StratifiedRandomSearch::new(space, cost, options, seed)?)
+        }
+        Method::Random => Box::new(RandomSearch::new(space, &first, seed)?),
+    })
 }
 
 /// The share of the full model's latency at which evaluations are to be spent: the limit on the
