@@ -1,10 +1,11 @@
-"""Holds NSGA-II against pymoo's at equal evaluations, and hypervolumes against moocore's.
+"""Holds NSGA-II and NSGA-III against pymoo's at equal evaluations, and hypervolumes against moocore's.
 
     python3 -m venv venv && venv/bin/pip install pymoo moocore
     venv/bin/python benches/against_pymoo.py
 
 Both sides have a population of 100, and the front is that of all evaluations. pymoo has its simulated
-binary crossover and polynomial mutation, rounded, and drops duplicates. Objectives are computed anew here
+binary crossover and polynomial mutation, rounded, with the same settings in both methods, and drops
+duplicates; NSGA-III has the most Das-Dennis directions that are no more than the population. Objectives are computed anew here
 for our genomes: both sides solve the same problems. Prints medians over seeds of the hypervolumes, and
 the largest difference from moocore's over our fronts and over 1000 random ones.
 """
@@ -19,12 +20,14 @@ import sys
 import moocore
 import numpy as np
 from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.algorithms.moo.nsga3 import NSGA3
 from pymoo.core.problem import ElementwiseProblem
 from pymoo.operators.crossover.sbx import SBX
 from pymoo.operators.mutation.pm import PM
 from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from pymoo.optimize import minimize
+from pymoo.util.ref_dirs import get_reference_directions
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EVALUATIONS, SEEDS, POPULATION, STEPS = 5000, 10, 100, 64
@@ -85,16 +88,26 @@ class Discrete(ElementwiseProblem):
         out["F"] = point
 
 
-def in_pymoo(name, reference, seed):
+def directions(objectives):
+    counts = {p: math.comb(p + objectives - 1, objectives - 1) for p in range(1, POPULATION)}
+    partitions = max(p for p, count in counts.items() if count <= POPULATION)
+    return get_reference_directions("das-dennis", objectives, n_partitions=partitions)
+
+
+def in_pymoo(name, method, reference, seed):
     objectives, variables, highest = PROBLEMS[name]
     problem = Discrete(objectives, variables, highest, len(reference))
-    method = NSGA2(
-        pop_size=POPULATION,
-        sampling=IntegerRandomSampling(),
-        crossover=SBX(vtype=float, repair=RoundingRepair()),
-        mutation=PM(vtype=float, repair=RoundingRepair()),
-        eliminate_duplicates=True,
-    )
+    settings = {
+        "pop_size": POPULATION,
+        "sampling": IntegerRandomSampling(),
+        "crossover": SBX(vtype=float, repair=RoundingRepair()),
+        "mutation": PM(vtype=float, repair=RoundingRepair()),
+        "eliminate_duplicates": True,
+    }
+    if method == "nsga3":
+        method = NSGA3(directions(len(reference)), **settings)
+    else:
+        method = NSGA2(**settings)
     minimize(problem, method, ("n_eval", EVALUATIONS), seed=seed, verbose=False)
     points = np.array(problem.points[:EVALUATIONS])
     return moocore.hypervolume(points, ref=np.array(reference))
@@ -127,20 +140,20 @@ def hypervolumes(fronts):
 def main():
     results = {}
     for line in ours():
-        name, reference = line["problem"], line["reference"]
+        name, method, reference = line["problem"], line["method"], line["reference"]
         objectives = PROBLEMS[name][0]
         points = np.array([member["objectives"] for member in line["front"]])
         again = np.array([objectives(member["genome"]) for member in line["front"]])
         assert np.allclose(points, again, rtol=1e-12, atol=1e-12), f"{name}: another problem"
         volume = moocore.hypervolume(points, ref=np.array(reference))
         assert abs(volume / line["hypervolume"] - 1) < 1e-9, f"{name}: {volume}"
-        mine, theirs = results.setdefault(name, ([], []))
+        mine, theirs = results.setdefault((method, name), ([], []))
         mine.append(line["hypervolume"])
-        theirs.append(in_pymoo(name, reference, line["seed"]))
+        theirs.append(in_pymoo(name, method, reference, line["seed"]))
     print(f"{EVALUATIONS} evaluations, median of {SEEDS} seeds: ours, pymoo's, ratio")
-    for name, (mine, theirs) in results.items():
+    for (method, name), (mine, theirs) in sorted(results.items(), key=lambda item: item[0][0]):
         a, b = statistics.median(mine), statistics.median(theirs)
-        print(f"{name:<10} {a:12.4f} {b:12.4f} {a / b:8.4f}")
+        print(f"{method} {name:<10} {a:12.4f} {b:12.4f} {a / b:8.4f}")
     fronts = list(random_fronts(1))
     pairs = zip(fronts, hypervolumes(fronts))
     errors = [abs(v - moocore.hypervolume(np.array(p), ref=np.array(r))) for (p, r), v in pairs]

@@ -95,11 +95,29 @@ fn profile_predict_search_export_and_report() {
         shown["front"].as_array().unwrap().len(),
         front.as_array().unwrap().len()
     );
-    // A study of its own, beside scores of single blocks that were made on other text.
-    fs::remove_file(&study).unwrap();
+    // Studies of their own, beside scores of single blocks that were made on other text.
     search.pop();
     search.extend(["--block-tokens", "100"]);
-    desk.succeeds(&search);
+    for method in [
+        "nsga2",
+        "nsga3",
+        "local-search",
+        "evolution",
+        "ehvi",
+        "stratified",
+        "random",
+        "additive",
+    ] {
+        fs::remove_file(&study).unwrap();
+        let front = desk.succeeds(&[&search[..], &["--method", method]].concat());
+        let front: serde_json::Value = serde_json::from_str(&front).unwrap();
+        assert!(!front.as_array().unwrap().is_empty(), "{method}");
+        let shown = desk.succeeds(&["study", "show", &study]);
+        assert!(
+            shown.contains(method) && shown.contains("30 evaluations"),
+            "{shown}"
+        );
+    }
 
     let front = fs::read_to_string(desk.path("front.yaml")).unwrap();
     let front: Vec<serde_yaml::Value> = serde_yaml::from_str(&front).unwrap();

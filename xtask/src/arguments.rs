@@ -404,10 +404,16 @@ pub enum Method {
     Additive,
     /// NSGA-II, seeded with the full model and prunings of it
     Nsga2,
+    /// NSGA-III: the same children, kept apart by reference directions
+    Nsga3,
     /// Neighbours of the front's members, from the same first sub-networks
     LocalSearch,
     /// Regularised evolution, from the same first sub-networks
     Evolution,
+    /// Bayesian optimisation by expected hypervolume improvement, from the same first sub-networks
+    Ehvi,
+    /// As many random sub-networks at every latency, after the same first ones
+    Stratified,
     /// Random search from the same first sub-networks: the control
     Random,
 }
@@ -500,7 +506,7 @@ pub struct Search {
     /// Evaluations
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub evaluations: usize,
-    /// Members of the population of NSGA-II and of evolution
+    /// Members of the population of NSGA-II, NSGA-III and evolution
     #[arg(long, default_value_t = 24, value_name = "N")]
     pub population: usize,
     /// Seed of the method

@@ -7,6 +7,7 @@ use clap::Parser;
 mod arguments;
 mod commands;
 mod context;
+mod method;
 mod problem;
 mod progress;
 mod units;

@@ -5,6 +5,7 @@ use std::iter::once;
 use anyhow::Context;
 use lathe_arch::{SearchSpace, SubnetConfig, Workload};
 use lathe_latency::{LatencyError, LatencyTable, SpacePrices};
+use lathe_search::Cost;
 
 use crate::LatencyObjective;
 
@@ -40,6 +41,12 @@ impl<'a> Device<'a> {
     /// A latency of a genome of the space, in microseconds.
     pub fn latency_us(&self, latency: LatencyObjective, genome: &[usize]) -> f64 {
         latency.of_times(self.prices.ttft_and_tpot_us(genome), &self.workload)
+    }
+
+    /// The same as a function of its own.
+    pub fn cost(&self, latency: LatencyObjective) -> Cost {
+        let (prices, workload) = (self.prices.clone(), self.workload);
+        Box::new(move |genome| latency.of_times(prices.ttft_and_tpot_us(genome), &workload))
     }
 
     /// Peak resident memory over the workload, in bytes.

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use lathe_arch::{ModelConfig, SearchSpace, Workload};
 use lathe_latency::{LatencyTable, Prediction};
-use lathe_search::{Evaluation, Fidelity, Problem, Space, Trial};
+use lathe_search::{Cost, Evaluation, Fidelity, Problem, Space, Trial};
 use lathe_supernet::{Evaluator, Subnet, Supernet, SupernetError};
 use serde::{Deserialize, Serialize};
 
@@ -237,6 +237,11 @@ impl<'a> SubnetProblem<'a> {
     /// The latency that is minimised, on the first device, in microseconds.
     pub fn latency_us(&self, genome: &[usize]) -> f64 {
         self.devices[0].latency_us(self.objective, genome)
+    }
+
+    /// The same for a method that knows it without an evaluation.
+    pub fn cost(&self) -> Cost {
+        self.devices[0].cost(self.objective)
     }
 
     /// The latencies on all devices as one cost: their mean by `weights`, each as a share of the full

@@ -5,6 +5,7 @@ use lathe_arch::{BlockShape, HeadConfig, SearchSpace, Workload};
 use crate::{LatencyError, LatencyTable};
 
 /// Prices of every choice of a search space at one workload.
+#[derive(Debug, Clone)]
 pub struct SpacePrices {
     /// Both ends and the offset, for each precision.
     ends: Vec<[f64; 2]>,

@@ -1,5 +1,5 @@
-//! NSGA-II on problems of the literature made discrete, and on additive ones: prints every run's front
-//! and hypervolume as JSON lines. `benches/against_pymoo.py` holds them against pymoo's.
+//! NSGA-II and NSGA-III on problems of the literature made discrete, and NSGA-II on additive ones:
+//! prints every run's front and hypervolume as JSON lines. `benches/against_pymoo.py` holds them against pymoo's.
 //!
 //! ```text
 //! cargo run --release -p lathe-search --example known_fronts -- 5000 10
@@ -10,11 +10,14 @@ use std::f64::consts::{FRAC_PI_2, PI};
 use std::ops::ControlFlow;
 
 use lathe_search::{
-    NsgaII, NsgaOptions, Problem, Space, Study, Trial, hypervolume, pareto_front, run,
+    NsgaII, NsgaIII, NsgaIIIOptions, NsgaOptions, Problem, SearchError, Searcher, Space, Study,
+    Trial, hypervolume, pareto_front, run,
 };
 
 /// Steps of a variable between 0 and 1.
 const STEPS: usize = 64;
+/// Members of the populations.
+const POPULATION: usize = 100;
 
 #[derive(Debug, Clone, Copy)]
 enum Known {
@@ -113,6 +116,44 @@ impl Known {
     }
 }
 
+/// The methods that pymoo has too.
+#[derive(Debug, Clone, Copy)]
+enum Method {
+    NsgaII,
+    NsgaIII,
+}
+
+impl Method {
+    /// Those that are held against pymoo's on `known`.
+    fn on(known: Known) -> &'static [Self] {
+        match known {
+            Known::Zdt(1) | Known::Dtlz2 => &[Self::NsgaII, Self::NsgaIII],
+            Known::Zdt(_) | Known::Blocks | Known::Knapsack => &[Self::NsgaII],
+        }
+    }
+
+    fn searcher(self, known: Known, seed: u64) -> Result<Box<dyn Searcher>, SearchError> {
+        let space = Space::new(known.cardinalities())?;
+        Ok(match self {
+            Self::NsgaII => {
+                let options = NsgaOptions {
+                    population: POPULATION,
+                    ..NsgaOptions::default()
+                };
+                Box::new(NsgaII::new(&space, options, seed)?)
+            }
+            Self::NsgaIII => {
+                let options = NsgaIIIOptions {
+                    population: POPULATION,
+                    ..NsgaIIIOptions::default()
+                };
+                let objectives = known.reference().len();
+                Box::new(NsgaIII::new(&space, objectives, options, seed)?)
+            }
+        })
+    }
+}
+
 struct Discrete {
     known: Known,
     space: Space,
@@ -141,26 +182,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for known in Known::ALL {
         let space = Space::new(known.cardinalities())?;
         let mut problem = Discrete { known, space };
-        for seed in 1..=seeds as u64 {
-            let options = NsgaOptions {
-                population: 100,
-                ..NsgaOptions::default()
-            };
-            let mut searcher = NsgaII::new(problem.space(), options, seed)?;
-            let mut study = Study::in_memory(&problem, &searcher, seed)?;
-            run(&mut problem, &mut searcher, &mut study, evaluations, |_| {
-                ControlFlow::Continue(())
-            })?;
-            let front = pareto_front(&study.evaluations()?);
-            let points: Vec<&[f64]> = front.iter().map(|e| &e.objectives[..]).collect();
-            let line = serde_json::json!({
-                "problem": known.name(),
-                "seed": seed,
-                "reference": known.reference(),
-                "hypervolume": hypervolume(&points, &known.reference()),
-                "front": front,
-            });
-            println!("{line}");
+        for method in Method::on(known) {
+            for seed in 1..=seeds as u64 {
+                let mut searcher = method.searcher(known, seed)?;
+                let mut study = Study::in_memory(&problem, &*searcher, seed)?;
+                run(
+                    &mut problem,
+                    &mut *searcher,
+                    &mut study,
+                    evaluations,
+                    |_| ControlFlow::Continue(()),
+                )?;
+                let front = pareto_front(&study.evaluations()?);
+                let points: Vec<&[f64]> = front.iter().map(|e| &e.objectives[..]).collect();
+                let line = serde_json::json!({
+                    "problem": known.name(),
+                    "method": searcher.name(),
+                    "seed": seed,
+                    "reference": known.reference(),
+                    "hypervolume": hypervolume(&points, &known.reference()),
+                    "front": front,
+                });
+                println!("{line}");
+            }
         }
     }
     Ok(())

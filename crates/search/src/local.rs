@@ -32,7 +32,7 @@ impl LocalSearch {
 }
 
 /// A neighbour of `genome`.
-fn neighbour(space: &Space, mut genome: Genome, rng: &mut impl Rng) -> Genome {
+pub(crate) fn neighbour(space: &Space, mut genome: Genome, rng: &mut impl Rng) -> Genome {
     let counts = space.cardinalities();
     let index = rng.random_range(0..counts.len());
     let (before, count) = (genome[index], counts[index]);

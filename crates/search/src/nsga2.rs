@@ -4,12 +4,12 @@
 //! The first population is given genomes and variations of them: in a large space of which only
 //! a thin part is of any use, uniform draws would waste the budget.
 
+use rand::SeedableRng;
 use rand::seq::SliceRandom;
-use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::offspring::{CROSSOVER_PROBABILITY, Offspring};
 use crate::proposals::Proposals;
-use crate::variation::{crossover, mutate};
 use crate::{
     Evaluation, Genome, SearchError, Searcher, Space, Trial, crowding_distance, dominates,
     non_dominated_sort,
@@ -33,7 +33,7 @@ impl Default for NsgaOptions {
     fn default() -> Self {
         Self {
             population: 24,
-            crossover_probability: 0.9,
+            crossover_probability: CROSSOVER_PROBABILITY,
             mutation_probability: None,
             first: Vec::new(),
         }
@@ -45,6 +45,7 @@ pub struct NsgaII {
     proposals: Proposals,
     options: NsgaOptions,
     rng: ChaCha8Rng,
+    offspring: Offspring,
     parents: Parents,
     /// Evaluated in this generation.
     children: Vec<Evaluation>,
@@ -57,8 +58,6 @@ struct Parents {
     members: Vec<Member>,
     /// Members that have yet to meet in a tournament.
     order: Vec<usize>,
-    /// The other child of the last pair.
-    sibling: Option<Genome>,
 }
 
 /// A survivor with what tournaments compare.
@@ -91,8 +90,11 @@ impl NsgaII {
                 return Err(wrong(option, value.to_string(), "expected 0 to 1"));
             }
         }
+        let offspring = Offspring::new(options.first.clone());
         Ok(Self {
             proposals: Proposals::new(space, &options.first)?,
+            offspring: offspring
+                .with_probabilities(options.crossover_probability, options.mutation_probability),
             options,
             rng: ChaCha8Rng::seed_from_u64(seed),
             parents: Parents::default(),
@@ -102,36 +104,13 @@ impl NsgaII {
 }
 
 impl Parents {
-    /// A child of two members, or before there are any, of two given genomes.
-    fn child(&mut self, space: &Space, options: &NsgaOptions, rng: &mut ChaCha8Rng) -> Genome {
-        if let Some(child) = self.sibling.take() {
-            return child;
-        }
-        let given = &options.first;
-        let mut one_of_given = || given[rng.random_range(0..given.len())].clone();
-        let parents = match (self.members.is_empty(), given.is_empty()) {
-            (false, _) => [self.tournament(rng), self.tournament(rng)],
-            (true, false) => [one_of_given(), one_of_given()],
-            (true, true) => return space.draw(rng),
-        };
-        let mut children = match rng.random_bool(options.crossover_probability) {
-            true => crossover(space, [&parents[0], &parents[1]], rng),
-            false => parents,
-        };
-        let default = 1.0 / space.cardinalities().len() as f64;
-        let probability = options.mutation_probability.unwrap_or(default);
-        for child in &mut children {
-            mutate(space, child, probability, rng);
-        }
-        let [child, sibling] = children;
-        self.sibling = Some(sibling);
-        child
-    }
-
     /// The better of two members, by dominance and then the lonelier: where neither dominates, rank
     /// would keep the ends of the front from growing (as pymoo has it). All members meet another
-    /// before one meets two.
-    fn tournament(&mut self, rng: &mut ChaCha8Rng) -> Genome {
+    /// before one meets two. `None` before there are members.
+    fn tournament(&mut self, rng: &mut ChaCha8Rng) -> Option<Genome> {
+        if self.members.is_empty() {
+            return None;
+        }
         if self.order.len() < 2 {
             self.order = (0..self.members.len()).collect();
             self.order.shuffle(rng);
@@ -145,7 +124,7 @@ impl Parents {
             _ => a.crowding >= b.crowding,
         };
         let winner = if a_wins { a } else { b };
-        winner.evaluation.genome.clone()
+        Some(winner.evaluation.genome.clone())
     }
 
     /// The best of parents and children.
@@ -171,8 +150,7 @@ impl Parents {
         members.truncate(population);
         Self {
             members,
-            sibling: self.sibling,
-            ..Self::default()
+            order: Vec::new(),
         }
     }
 }
@@ -195,9 +173,10 @@ impl Searcher for NsgaII {
             let parents = std::mem::take(&mut self.parents);
             self.parents = parents.survivors(children, self.options.population);
         }
-        let (parents, options) = (&mut self.parents, &self.options);
-        let child = |space: &Space, rng: &mut ChaCha8Rng| parents.child(space, options, rng);
-        self.proposals.fresh(&mut self.rng, child)
+        let (parents, offspring) = (&mut self.parents, &mut self.offspring);
+        self.proposals.fresh(&mut self.rng, |space, rng| {
+            offspring.next(space, rng, |rng| parents.tournament(rng))
+        })
     }
 
     fn tell(&mut self, evaluation: &Evaluation) {

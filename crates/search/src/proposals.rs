@@ -42,6 +42,11 @@ impl Proposals {
         &self.space
     }
 
+    /// Whether `genome` was proposed before.
+    pub fn has_seen(&self, genome: &[usize]) -> bool {
+        self.seen.contains(&fingerprint(genome))
+    }
+
     /// Whether `genome` was not proposed before; from now on it was.
     pub fn is_new(&mut self, genome: &Genome) -> bool {
         self.seen.insert(fingerprint(genome))
@@ -76,7 +81,7 @@ impl Proposals {
 }
 
 /// 128 bits: among a million genomes two are alike by chance once in 10^26 searches.
-fn fingerprint(genome: &Genome) -> u128 {
+fn fingerprint(genome: &[usize]) -> u128 {
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new();
         (salt, genome).hash(&mut hasher);

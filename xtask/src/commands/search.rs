@@ -1,15 +1,12 @@
 use std::ops::ControlFlow;
 
-use anyhow::Context;
 use lathe_compress::{
-    BlockScores, LatencyObjective, Limits, SubnetProblem, additive_search, default_shares,
-    recommended, write_json, write_yaml,
+    BlockScores, LatencyObjective, Limits, SubnetProblem, default_shares, write_json, write_yaml,
 };
 use lathe_fetch::Cache;
 use lathe_search::{
-    Costs, Evaluation, EvolutionOptions, HalvingOptions, LocalSearch, NsgaII, NsgaOptions, Problem,
-    RandomSearch, RegularizedEvolution, Searcher, Study, StudyHeader, SuccessiveHalving,
-    knee_point, pareto_front,
+    Costs, Evaluation, HalvingOptions, Study, StudyHeader, SuccessiveHalving, knee_point,
+    pareto_front,
 };
 use lathe_supernet::{Evaluator, Split};
 
@@ -17,14 +14,13 @@ use super::front::print as print_front;
 use super::print_json;
 use crate::arguments::{Method, Search};
 use crate::context;
+use crate::method::searcher;
 use crate::progress::Steps;
 
 /// Beside a study: the best sub-network that keeps the limits.
 const CHOSEN: &str = "chosen.yaml";
 /// With stages, one in this many sub-networks rises to the next.
 const REDUCTION: usize = 3;
-/// Of evolution's population, one in this many is in a sample.
-const SAMPLE_SHARE: usize = 10;
 
 pub fn run(arguments: &Search) -> anyhow::Result<()> {
     let is_additive = arguments.method == Method::Additive;
@@ -130,44 +126,6 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
         println!("the best that keeps all limits: {}", chosen.display());
     }
     Ok(())
-}
-
-/// The method, which begins with what block scores recommend where the front is wanted, or else with
-/// the full model.
-fn searcher(
-    arguments: &Search,
-    problem: &SubnetProblem<'_>,
-    scores: Option<(&BlockScores, &Costs)>,
-) -> anyhow::Result<Box<dyn Searcher>> {
-    let (space, seed, population) = (problem.space(), arguments.seed, arguments.population);
-    let first = match scores {
-        Some((scores, wanted)) => recommended(problem, scores, wanted)?,
-        None => vec![problem.search_space().full_genome()],
-    };
-    Ok(match arguments.method {
-        Method::Additive => {
-            let (scores, wanted) = scores.context("the additive method needs block scores")?;
-            additive_search(problem, scores, wanted, seed)?
-        }
-        Method::Nsga2 => {
-            let options = NsgaOptions {
-                population,
-                first,
-                ..NsgaOptions::default()
-            };
-            Box::new(NsgaII::new(space, options, seed)?)
-        }
-        Method::LocalSearch => Box::new(LocalSearch::new(space, &first, seed)?),
-        Method::Evolution => {
-            let options = EvolutionOptions {
-                population,
-                sample: population.div_ceil(SAMPLE_SHARE),
-                first,
-            };
-            Box::new(RegularizedEvolution::new(space, options, seed)?)
-        }
-        Method::Random => Box::new(RandomSearch::new(space, &first, seed)?),
-    })
 }
 
 /// Where the front is wanted: at the levels that were asked for, at the limit on the latency that is
