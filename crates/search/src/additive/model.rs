@@ -24,10 +24,19 @@ const NOISES: [f64; 3] = [0.01, 0.03, 0.1];
 /// Expected losses of every choice, as they are before any evaluation.
 pub(super) struct Expected(Vec<Vec<f64>>);
 
+/// How far losses are from what is expected, as [`SPREADS`] and [`NOISES`] say.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scales {
+    spread: f64,
+    noise: f64,
+}
+
 /// The model after some evaluations.
 pub(super) struct Posterior<'a> {
     expected: &'a Expected,
     genomes: &'a [(Vec<usize>, f64)],
+    /// What it was fitted with.
+    pub scales: Scales,
     /// Coefficients of `1, T, T^2`.
     parabola: [f64; 3],
     least_slope: f64,
@@ -82,8 +91,13 @@ fn alike(a: &usize, b: &usize) -> f64 {
 }
 
 impl<'a> Posterior<'a> {
-    /// The model of largest marginal likelihood; `None` where there are too few evaluations.
-    pub fn fit(expected: &'a Expected, genomes: &'a [(Vec<usize>, f64)]) -> Option<Self> {
+    /// The model of largest marginal likelihood, or of given scales; `None` where there are too few
+    /// evaluations.
+    pub fn fit(
+        expected: &'a Expected,
+        genomes: &'a [(Vec<usize>, f64)],
+        scales: Option<Scales>,
+    ) -> Option<Self> {
         let count = genomes.len();
         let totals: Vec<f64> = genomes
             .iter()
@@ -112,34 +126,36 @@ impl<'a> Posterior<'a> {
             }
         }
         let mut best: Option<(f64, Self)> = None;
-        for spread in SPREADS {
-            for noise in NOISES.map(|share| share * height) {
-                let covariance = Mat::from_fn(count, count, |i, j| {
-                    spread * spread * kernel[(i, j)] + if i == j { noise * noise } else { 0.0 }
-                });
-                let Ok(factor) = Llt::new(covariance.as_ref(), Side::Lower) else {
-                    continue;
+        let all = SPREADS.map(|spread| NOISES.map(|noise| Scales { spread, noise }));
+        let given = scales.map_or(all.as_flattened().to_vec(), |scales| vec![scales]);
+        for scales in given {
+            let (spread, noise) = (scales.spread, scales.noise * height);
+            let covariance = Mat::from_fn(count, count, |i, j| {
+                spread * spread * kernel[(i, j)] + if i == j { noise * noise } else { 0.0 }
+            });
+            let Ok(factor) = Llt::new(covariance.as_ref(), Side::Lower) else {
+                continue;
+            };
+            let parabola = parabola(&factor, &totals, &losses);
+            let residual = |(total, loss): (&f64, &f64)| loss - value(&parabola, *total);
+            let residuals: Vec<f64> = totals.iter().zip(&losses).map(residual).collect();
+            let likelihood = log_likelihood(&factor, &residuals);
+            if best
+                .as_ref()
+                .is_none_or(|(highest, _)| likelihood > *highest)
+            {
+                let model = Self {
+                    expected,
+                    genomes,
+                    scales,
+                    parabola,
+                    least_slope: 0.1 * slope,
+                    spread: spread * slope,
+                    noise,
+                    factor,
+                    residuals,
                 };
-                let parabola = parabola(&factor, &totals, &losses);
-                let residual = |(total, loss): (&f64, &f64)| loss - value(&parabola, *total);
-                let residuals: Vec<f64> = totals.iter().zip(&losses).map(residual).collect();
-                let likelihood = log_likelihood(&factor, &residuals);
-                if best
-                    .as_ref()
-                    .is_none_or(|(highest, _)| likelihood > *highest)
-                {
-                    let model = Self {
-                        expected,
-                        genomes,
-                        parabola,
-                        least_slope: 0.1 * slope,
-                        spread: spread * slope,
-                        noise,
-                        factor,
-                        residuals,
-                    };
-                    best = Some((likelihood, model));
-                }
+                best = Some((likelihood, model));
             }
         }
         best.map(|(_, model)| model)
@@ -287,7 +303,7 @@ mod tests {
     #[test]
     fn evaluations_teach_what_each_choice_loses() {
         let (expected, truth, told) = problem();
-        let model = Posterior::fit(&expected, &told).unwrap();
+        let model = Posterior::fit(&expected, &told, None).unwrap();
         let mean = model.mean(20.0);
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         let draw = model.draw(20.0, &mut rng);
@@ -312,8 +328,8 @@ mod tests {
     #[test]
     fn too_few_or_equal_evaluations_make_no_model() {
         let (expected, _, told) = problem();
-        assert!(Posterior::fit(&expected, &told[..2]).is_none());
+        assert!(Posterior::fit(&expected, &told[..2], None).is_none());
         let equal = vec![told[0].clone(); 9];
-        assert!(Posterior::fit(&expected, &equal).is_none());
+        assert!(Posterior::fit(&expected, &equal, None).is_none());
     }
 }

@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::front::{AdditivePoint, Choice, additive_front};
-use super::model::{Expected, Posterior};
+use super::model::{Expected, Posterior, Scales};
 use crate::proposals::Proposals;
 use crate::variation::scatter;
 use crate::{Evaluation, Genome, SearchError, Searcher, Space, Trial, dominates};
@@ -25,6 +25,9 @@ const MAX_COSTS: usize = 16;
 const GOLDEN: f64 = 0.618_033_988_749_894_8;
 /// Evaluations that the model is fitted on: its work grows with their cube.
 const MOST_TOLD: usize = 512;
+/// Evaluations from which on the model's scales are sought only once in [`SETTLED_TURNS`].
+const SETTLED_FROM: usize = 128;
+const SETTLED_TURNS: usize = 16;
 /// At most one in this many variables follows a draw.
 const FREE_SHARE: usize = 3;
 
@@ -60,6 +63,10 @@ pub struct AdditiveSearch {
     told: Vec<(Genome, f64)>,
     /// Costs tried so far.
     costs: usize,
+    /// Models fitted so far.
+    turns: usize,
+    /// Scales of the last.
+    scales: Option<Scales>,
 }
 
 impl AdditiveSearch {
@@ -103,6 +110,8 @@ impl AdditiveSearch {
             options,
             told: Vec::new(),
             costs: 0,
+            turns: 0,
+            scales: None,
         })
     }
 
@@ -112,9 +121,15 @@ impl AdditiveSearch {
         self.costs += 1;
         let expected = at(&self.prior, cost)?;
         let total = self.expected.total(&expected.genome);
-        let Some(model) = Posterior::fit(&self.expected, &self.told) else {
+        let settled = self
+            .scales
+            .filter(|_| !self.turns.is_multiple_of(SETTLED_TURNS));
+        let settled = settled.filter(|_| self.told.len() >= SETTLED_FROM);
+        let Some(model) = Posterior::fit(&self.expected, &self.told, settled) else {
             return Some(expected.genome.clone());
         };
+        self.turns += 1;
+        self.scales = Some(model.scales);
         if !is_draw {
             let losses = model.mean(total);
             let front = additive_front(&with_losses(&self.options.variables, &losses)).ok()?;
