@@ -5,9 +5,9 @@
 
 Both sides have a population of 100, and the front is that of all evaluations. pymoo has its simulated
 binary crossover and polynomial mutation, rounded, with the same settings in both methods, and drops
-duplicates; NSGA-III has the most Das-Dennis directions that are no more than the population. Objectives are computed anew here
-for our genomes: both sides solve the same problems. Prints medians over seeds of the hypervolumes, and
-the largest difference from moocore's over our fronts and over 1000 random ones.
+duplicates; NSGA-III has as many Das-Dennis directions as the population has room for. Objectives are
+computed anew here for our genomes: both sides solve the same problems. Prints medians over seeds of the
+hypervolumes, and the largest difference from moocore's over our fronts and over 1000 random ones.
 """
 
 import json

@@ -6,20 +6,17 @@
 //! search of 2410.06479). whittle rejects uniform draws, which in spaces of many variables never fall
 //! in the outer bins, so here a draw leans to the first or the last choice of all variables.
 
-use std::f64::consts::PI;
 use std::ops::RangeInclusive;
 
-use rand::{Rng, RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::proposals::Proposals;
+use crate::variation::leaning;
 use crate::{Cost, Evaluation, Genome, SearchError, Searcher, Space, Trial};
 
 /// Draws for one genome; when none of them falls in a bin that takes it, the cap rises.
 const MAX_TRIES: usize = 1000;
-/// Logarithm of how much likelier one end of a variable is than the other, in the median draw.
-const MEDIAN_LEANING: f64 = 4.0;
-
 /// Settings of [`StratifiedRandomSearch`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct StratifiedOptions {
@@ -177,30 +174,6 @@ impl StratifiedRandomSearch {
             self.cap += 1;
         }
     }
-}
-
-/// A draw in which all variables lean to one side: of `n` choices, the weight of number `c` is
-/// `exp(t c / (n - 1))`, where `t` is drawn from a Cauchy distribution. Where costs rise evenly with
-/// the choices, these are uniform draws of a given mean cost.
-fn leaning(space: &Space, rng: &mut impl Rng) -> Genome {
-    let leaning = MEDIAN_LEANING * (PI * (rng.random::<f64>() - 0.5)).tan();
-    let counts = space.cardinalities().iter();
-    let gene = |&count: &usize| {
-        let last = count - 1;
-        let weight = |choice: usize| {
-            // Of the choice that it leans to, the weight is 1.
-            let from = if leaning > 0.0 { last - choice } else { choice };
-            (-leaning.abs() * from as f64 / last.max(1) as f64).exp()
-        };
-        let total: f64 = (0..count).map(weight).sum();
-        let mut left = total * rng.random::<f64>();
-        let is_reached = |choice: &usize| {
-            left -= weight(*choice);
-            left < 0.0
-        };
-        (0..count).find(is_reached).unwrap_or(last)
-    };
-    counts.map(gene).collect()
 }
 
 impl Searcher for StratifiedRandomSearch {

@@ -5,7 +5,7 @@ use rand::{Rng, RngExt};
 use super::belief::Belief;
 use crate::local::neighbour;
 use crate::proposals::Proposals;
-use crate::variation::{crossover, mutate};
+use crate::variation::{crossover, leaning, mutate};
 use crate::{Genome, Space};
 
 /// Candidates around the front, and then around the best so far.
@@ -40,11 +40,11 @@ pub(super) fn best_candidate(
     best.map(|(_, genome)| genome)
 }
 
-/// A neighbour of one of `around`, a mutated crossing of two, or one time in eight a uniform draw.
+/// A neighbour of one of `around`, a mutated crossing of two, or one time in eight a draw.
 fn candidate(space: &Space, around: &[Genome], rng: &mut impl Rng) -> Genome {
     let [a, b] = [0, 1].map(|_| &around[rng.random_range(0..around.len())]);
     match rng.random_range(0..8) {
-        0 => space.draw(rng),
+        0 => leaning(space, rng),
         1..=4 => neighbour(space, a.clone(), rng),
         _ => {
             let [mut child, _] = crossover(space, [a, b], rng);

@@ -17,6 +17,7 @@ use super::candidates::best_candidate;
 use super::model::Model;
 use crate::local::neighbour;
 use crate::proposals::Proposals;
+use crate::variation::leaning;
 use crate::{Cost, Evaluation, Genome, SearchError, Searcher, Space, Trial, non_dominated_sort};
 
 /// Evaluations that the models are fitted to, at most.
@@ -35,7 +36,7 @@ pub struct BayesianOptions {
     /// Evaluations before there is a model.
     pub initial: usize,
     /// Genomes that are evaluated first. Where they are fewer than `initial`, neighbours of the best of
-    /// them follow, or uniform draws when there are none.
+    /// them follow, or when there are none draws that lean to the first or the last choices.
     pub first: Vec<Genome>,
 }
 
@@ -153,7 +154,7 @@ impl BayesianSearch {
         let given = &self.options.first;
         self.proposals.fresh(&mut self.rng, |space, rng| {
             let from = match (given.is_empty(), front.is_empty()) {
-                (true, _) => return space.draw(rng),
+                (true, _) => return leaning(space, rng),
                 (_, true) => &given[rng.random_range(0..given.len())],
                 (_, false) => &self.told[front[rng.random_range(0..front.len())]].genome,
             };
