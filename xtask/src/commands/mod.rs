@@ -9,6 +9,7 @@ mod devices;
 mod evaluate;
 mod export;
 mod fetch;
+mod heal;
 mod narrow;
 mod predict;
 mod profile;
@@ -31,6 +32,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Evaluate(arguments) => evaluate::run(&arguments)?,
         Command::Search(arguments) => search::run(&arguments)?,
         Command::Narrow(arguments) => narrow::run(&arguments)?,
+        Command::Heal(arguments) => return heal::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments)?,
         Command::Export(arguments) => export::run(&arguments)?,
         Command::Study(arguments) => study::run(&arguments.command)?,
