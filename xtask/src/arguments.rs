@@ -431,7 +431,7 @@ pub struct Heal {
         requires = "rank"
     )]
     pub targets: Vec<Target>,
-    /// Highest learning rate [default: 2e-4, of adapters 1e-3]
+    /// Highest learning rate [default: 3e-4, of adapters 1e-3]
     #[arg(long, value_name = "X", value_parser = positive)]
     pub learning_rate: Option<f64>,
     /// Steps over which the learning rate rises, at most half of all

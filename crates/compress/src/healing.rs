@@ -35,14 +35,13 @@ pub enum TrainingLength {
 
 /// What to heal, and how.
 pub struct Healing<'a> {
-    /// The model.
+    /// The model, as [`Prepared::unpruned`] makes it: with its units in another order the full model
+    /// rounds otherwise, and what is resumed would not be what was begun.
     pub prepared: &'a Prepared,
     /// The sub-network.
     pub config: &'a SubnetConfig,
-    /// Its weights, where they were trained before.
-    pub weights: Option<&'a Parameters>,
-    /// Leaves blocks as searches rank them, not corrected for drift, to begin with.
-    pub keep_drift: bool,
+    /// Its weights to begin with, in f32; those of an unfinished training are in the folder.
+    pub weights: Option<Parameters>,
     /// How it is trained; the number of steps follows from `length`.
     pub settings: TrainSettings,
     /// How long it is trained.
@@ -144,7 +143,7 @@ impl Healing<'_> {
     /// # Errors
     /// When there is too little text, the training goes wrong (its last state is kept), or something
     /// cannot be read or written.
-    pub fn run(&self, watch: &mut dyn FnMut(HealingEvent<'_>)) -> anyhow::Result<Healed> {
+    pub fn run(mut self, watch: &mut dyn FnMut(HealingEvent<'_>)) -> anyhow::Result<Healed> {
         self.check_folder()?;
         watch(HealingEvent::Preparing("reading the text", 0, 1));
         let text = self
@@ -153,11 +152,12 @@ impl Healing<'_> {
         let held_out = self
             .prepared
             .windows(Split::Search, self.validation_tokens)?;
-        let mut trainer = self.trainer(&text, watch)?;
+        let weights = self.weights.take();
+        let mut trainer = self.trainer(weights, &text)?;
         watch(HealingEvent::Preparing("scoring the full model", 0, 1));
         let evaluator = Evaluator::new(&self.prepared.supernet, &held_out)?;
         let mut run = Run {
-            healing: self,
+            healing: &self,
             evaluator,
             metrics: Metrics::open(&self.path(METRICS), trainer.steps_done())?,
         };
@@ -206,13 +206,13 @@ impl Healing<'_> {
             has_state || !self.resume,
             "{folder} holds no unfinished training: leave --resume away to begin one"
         );
-        Ok(fs::create_dir_all(self.folder).with_context(|| folder.to_string())?)
+        fs::create_dir_all(self.folder).with_context(|| folder.to_string())
     }
 
     fn trainer(
         &self,
+        weights: Option<Parameters>,
         text: &TokenWindows,
-        watch: &mut dyn FnMut(HealingEvent<'_>),
     ) -> anyhow::Result<Trainer<'_>> {
         let supernet = &self.prepared.supernet;
         // Rounded weights have no gradient: they are rounded again when they are used.
@@ -224,18 +224,13 @@ impl Healing<'_> {
             },
             ..self.settings.clone()
         };
-        if self.resume {
-            let path = self.path(STATE);
-            return Ok(Trainer::resume(&path, supernet, &config, text, &settings)?);
+        match weights.filter(|_| !self.resume) {
+            Some(weights) => Ok(Trainer::new(supernet, &config, weights, text, settings)?),
+            None => {
+                let path = self.path(STATE);
+                Ok(Trainer::resume(&path, supernet, &config, text, &settings)?)
+            }
         }
-        let subnet = match (self.weights, self.keep_drift) {
-            (Some(weights), _) => weights.subnet(supernet, &config)?,
-            (None, true) => supernet.cut(&config)?,
-            (None, false) => self.prepared.cut(&config, &mut |label, done, total| {
-                watch(HealingEvent::Preparing(label, done, total));
-            })?,
-        };
-        Ok(Trainer::new(&subnet, text, settings)?)
     }
 }
 
@@ -373,7 +368,7 @@ impl Metrics {
         let metrics = read_metrics(&self.path)?;
         let mut found = metrics.iter().filter_map(Metric::validation);
         let first = found.next().unwrap_or([f64::NAN; 2]);
-        Ok([first, found.last().unwrap_or(first)])
+        Ok([first, found.next_back().unwrap_or(first)])
     }
 }
 

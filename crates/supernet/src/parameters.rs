@@ -416,10 +416,9 @@ impl Parameters {
     /// # Errors
     /// When the disk does not take the file.
     pub fn save(&self, path: &Path, supernet: &Supernet) -> Result<(), SupernetError> {
-        let metadata = HashMap::from([
-            (FORMAT.to_owned(), PRESENT_FORMAT.to_owned()),
-            (ENDS.to_owned(), supernet.ends_digest()),
-        ]);
+        // A single field: several would stand in another order every time.
+        let format = format!("{PRESENT_FORMAT}{}", supernet.ends_digest());
+        let metadata = HashMap::from([(FORMAT.to_owned(), format)]);
         write_with(path, |temporary| {
             safetensors::serialize_to_file(self.named(""), Some(metadata), temporary)
                 .map_err(std::io::Error::other)
@@ -437,10 +436,11 @@ impl Parameters {
     ) -> Result<Self, SupernetError> {
         let file = TensorFile::open(path)?;
         let fields = file.fields();
-        if fields.get(FORMAT).map(String::as_str) != Some(PRESENT_FORMAT) {
+        let format = fields.get(FORMAT);
+        let Some(ends) = format.and_then(|format| format.strip_prefix(PRESENT_FORMAT)) else {
             return Err(file.format("these are no weights of a trained sub-network"));
-        }
-        if fields.get(ENDS) != Some(&supernet.ends_digest()) {
+        };
+        if ends != supernet.ends_digest() {
             return Err(file.format(
                 "the weights were trained with another model's embedding: give the same --model",
             ));
@@ -451,10 +451,8 @@ impl Parameters {
 
 /// Name of the metadata field that says what a file is.
 const FORMAT: &str = "format";
-/// Weights of a sub-network of its own.
-const PRESENT_FORMAT: &str = "lathe sub-network 1";
-/// Name of the metadata field with the digest of embedding and LM head.
-const ENDS: &str = "ends";
+/// Weights of a sub-network of its own; the digest of the model's embedding and LM head follows.
+const PRESENT_FORMAT: &str = "lathe sub-network 1, ends ";
 
 /// What is known of a tensor beforehand.
 pub(crate) struct Expected {

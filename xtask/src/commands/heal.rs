@@ -1,9 +1,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use lathe_arch::Precision;
 use lathe_compress::{Healed, Healing, HealingEvent, TrainingLength};
 use lathe_fetch::Cache;
-use lathe_supernet::{LoraSettings, TrainSettings};
+use lathe_supernet::{LoraSettings, Parameters, TrainSettings};
 
 use super::print_json;
 use crate::arguments::Heal;
@@ -12,7 +13,7 @@ use crate::interrupt;
 use crate::progress::Steps;
 
 /// Learning rates by default, of all weights and of adapters.
-const LEARNING_RATES: [f64; 2] = [2e-4, 1e-3];
+const LEARNING_RATES: [f64; 2] = [3e-4, 1e-3];
 /// Stopped by Ctrl-C, as shells report it.
 const INTERRUPTED: u8 = 130;
 
@@ -26,7 +27,7 @@ pub fn run(arguments: &Heal) -> anyhow::Result<ExitCode> {
         mut prepared,
         config,
         weights,
-    } = network(&cache, arguments, &mut steps)?;
+    } = begin(&cache, arguments, &mut steps)?;
     if let Some(passages) = passages {
         prepared.train_on(passages);
     }
@@ -35,8 +36,7 @@ pub fn run(arguments: &Heal) -> anyhow::Result<ExitCode> {
     let healing = Healing {
         prepared: &prepared,
         config: &config,
-        weights: weights.as_ref(),
-        keep_drift: arguments.keep_drift,
+        weights,
         settings: settings(arguments, window_tokens),
         length: match arguments.steps {
             Some(steps) => TrainingLength::Steps(steps),
@@ -64,16 +64,30 @@ pub fn run(arguments: &Heal) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The sub-network and its model. Weights that are in the state already need no calibration.
-fn network(cache: &Cache, arguments: &Heal, steps: &mut Steps) -> anyhow::Result<Network> {
-    let (model, subnet) = (&arguments.model, &arguments.subnet);
-    if !arguments.resume {
-        return context::prepare_network(cache, model, Some(subnet), steps);
+/// The sub-network, its weights to begin with where they are not in the state already, and its model
+/// without what made them: that takes memory.
+fn begin(cache: &Cache, arguments: &Heal, steps: &mut Steps) -> anyhow::Result<Network> {
+    let (model, path) = (&arguments.model, &arguments.subnet);
+    if arguments.resume {
+        return Ok(Network {
+            config: context::stored_subnet(cache, &model.model, path)?.config,
+            prepared: context::prepare_unpruned(cache, model, steps)?,
+            weights: None,
+        });
     }
+    let mut network = context::prepare_network(cache, model, Some(path), steps)?;
+    if network.weights.is_some() {
+        return Ok(network);
+    }
+    let config = network.config.clone();
+    // Rounded weights have no gradient: they are rounded when they are used.
+    network.config = network.config.with_precision(Precision::F32);
+    let weights = Parameters::of(&network.cut(arguments.keep_drift, steps)?);
+    drop(network);
     Ok(Network {
-        config: context::stored_subnet(cache, &model.model, subnet)?.config,
         prepared: context::prepare_unpruned(cache, model, steps)?,
-        weights: None,
+        config,
+        weights: Some(weights),
     })
 }
 

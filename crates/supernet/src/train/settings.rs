@@ -34,7 +34,7 @@ impl Default for TrainSettings {
         Self {
             steps: None,
             warmup_steps: 10,
-            learning_rate: 2e-4,
+            learning_rate: 3e-4,
             weight_decay: 0.0,
             clip: 1.0,
             windows_per_step: 2,

@@ -50,7 +50,7 @@ pub struct StepReport {
 ///
 /// ```
 /// use lathe_supernet::checkpoint::Checkpoint;
-/// use lathe_supernet::{Supernet, TokenWindows, TrainSettings, Trainer};
+/// use lathe_supernet::{Parameters, Supernet, TokenWindows, TrainSettings, Trainer};
 ///
 /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/tiny-llama");
 /// let checkpoint = Checkpoint::load(path.as_ref())?;
@@ -61,7 +61,9 @@ pub struct StepReport {
 ///     distill_share: 0.5,
 ///     ..TrainSettings::default()
 /// };
-/// let mut trainer = Trainer::new(&supernet.full(), &text, settings)?;
+/// let full = supernet.full();
+/// let weights = Parameters::of(&full);
+/// let mut trainer = Trainer::new(&supernet, full.config(), weights, &text, settings)?;
 /// while !trainer.is_done() {
 ///     println!("{:?}", trainer.step()?);
 /// }
@@ -82,18 +84,19 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Begins with the weights of `subnet`, which have to be in f32.
+    /// Begins with `weights`, of a sub-network of `config`, which has to be in f32.
     ///
     /// # Errors
     /// When a block is quantised, a setting or a token is out of range, or a window is longer than the model's context.
     pub fn new(
-        subnet: &Subnet<'a>,
+        supernet: &'a Supernet,
+        config: &SubnetConfig,
+        weights: Parameters,
         text: &TokenWindows,
         settings: TrainSettings,
     ) -> Result<Self, SupernetError> {
         settings.check()?;
-        check_differentiable(subnet)?;
-        let weights = Parameters::of(subnet);
+        check_differentiable(&weights.subnet(supernet, config)?)?;
         let (base, trained) = match &settings.lora {
             None => (None, Trainable::Whole(weights)),
             Some(lora) => {
@@ -109,7 +112,7 @@ impl<'a> Trainer<'a> {
             lowest_loss: f64::INFINITY,
             settings,
         };
-        Self::of(subnet.supernet(), subnet.config(), text, state)
+        Self::of(supernet, config, text, state)
     }
 
     /// Goes on from what [`Self::save`] wrote, of a sub-network of `config`. Where `settings` has no

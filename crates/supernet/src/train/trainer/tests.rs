@@ -117,6 +117,15 @@ fn name_in_transformers(role: Role) -> String {
     format!("model.layers.{layer}.{name}.weight")
 }
 
+fn trainer<'a>(
+    subnet: &Subnet<'a>,
+    text: &TokenWindows,
+    settings: TrainSettings,
+) -> Result<Trainer<'a>, SupernetError> {
+    let weights = Parameters::of(subnet);
+    Trainer::new(subnet.supernet(), subnet.config(), weights, text, settings)
+}
+
 fn whole(trainable: &mut Trainable) -> &mut Parameters {
     match trainable {
         Trainable::Whole(weights) => weights,
@@ -142,7 +151,7 @@ fn steps_are_those_of_pytorch() {
         seed: 1,
         lora: None,
     };
-    let mut trainer = Trainer::new(&supernet.full(), &text, settings).unwrap();
+    let mut trainer = trainer(&supernet.full(), &text, settings).unwrap();
     for layer in 0..3 {
         let weights = whole(&mut trainer.state.trained);
         let down = weights.get_mut(Role::Layer(layer, Part::Down)).unwrap();
@@ -195,7 +204,7 @@ fn are_differences(supernet: &Supernet, lora: Option<LoraSettings>) {
         lora,
         ..TrainSettings::default()
     };
-    let mut trainer = Trainer::new(&subnet, &text(4), settings).unwrap();
+    let mut trainer = trainer(&subnet, &text(4), settings).unwrap();
     // Adapters begin with half of them at zero, where the other half has no gradient.
     for (at, values) in trainer.state.trained.values_mut().into_iter().enumerate() {
         let noise = random(values.numbers.len(), 50 + at as u64);
@@ -262,11 +271,11 @@ fn what_was_stopped_and_resumed_is_what_was_not() {
     let text = text(7);
     for lora in [None, lora()] {
         let settings = settings(lora);
-        let mut straight = Trainer::new(&subnet, &text, settings.clone()).unwrap();
+        let mut straight = trainer(&subnet, &text, settings.clone()).unwrap();
         let losses = run(&mut straight, 8);
         assert!(straight.is_done());
         assert!(losses[7] < losses[0]);
-        let mut stopped = Trainer::new(&subnet, &text, settings.clone()).unwrap();
+        let mut stopped = trainer(&subnet, &text, settings.clone()).unwrap();
         let mut found = run(&mut stopped, 3);
         stopped.save(&path).unwrap();
         drop(stopped);
@@ -290,7 +299,7 @@ fn a_state_of_something_else_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.safetensors");
     let text = text(7);
-    let mut trainer = Trainer::new(&subnet, &text, settings(None)).unwrap();
+    let mut trainer = trainer(&subnet, &text, settings(None)).unwrap();
     run(&mut trainer, 1);
     trainer.save(&path).unwrap();
     let refused = |text: &TokenWindows, config: &SubnetConfig, settings: &TrainSettings| {
@@ -312,7 +321,7 @@ fn a_state_of_something_else_is_refused() {
 fn merged_adapters_are_the_adapters() {
     let supernet = calibrated("tiny-llama");
     let subnet = supernet.cut(&uneven(supernet.model())).unwrap();
-    let mut trainer = Trainer::new(&subnet, &text(7), settings(lora())).unwrap();
+    let mut trainer = trainer(&subnet, &text(7), settings(lora())).unwrap();
     let before = trainer.weights().clone();
     run(&mut trainer, 8);
     let Trainable::LowRank(adapters) = &trainer.state.trained else {
@@ -349,7 +358,7 @@ fn only_targets_have_adapters() {
         alpha: 4.0,
         targets: vec![Target::Down],
     };
-    let mut trainer = Trainer::new(&supernet.full(), &text(7), settings(Some(only))).unwrap();
+    let mut trainer = trainer(&supernet.full(), &text(7), settings(Some(only))).unwrap();
     let before = trainer.weights().clone();
     // Without a divergence to begin with there is only rounding to learn from.
     trainer.state.settings.distill_share = 0.0;
@@ -371,7 +380,7 @@ fn healing_halves_what_pruning_lost() {
         learning_rate: 1e-2,
         ..settings(None)
     };
-    let mut trainer = Trainer::new(&subnet, &text(7), settings).unwrap();
+    let mut trainer = trainer(&subnet, &text(7), settings).unwrap();
     let losses = run(&mut trainer, 60);
     assert!(losses[59] < 0.5 * losses[0], "{} {}", losses[0], losses[59]);
 }
@@ -382,7 +391,7 @@ fn weights_come_back_from_their_file() {
     let config = uneven(supernet.model());
     let mut trainer = {
         let subnet: Subnet<'_> = supernet.cut(&config).unwrap();
-        Trainer::new(&subnet, &text(7), settings(None)).unwrap()
+        trainer(&subnet, &text(7), settings(None)).unwrap()
     };
     run(&mut trainer, 2);
     let folder = tempfile::tempdir().unwrap();
@@ -415,7 +424,7 @@ fn a_training_that_goes_wrong_stops_before_the_weights_do() {
         warmup_steps: 0,
         ..settings(None)
     };
-    let mut trainer = Trainer::new(&subnet, &text(7), settings).unwrap();
+    let mut trainer = trainer(&subnet, &text(7), settings).unwrap();
     let mut before = trainer.weights().clone();
     let error = loop {
         match trainer.step() {
