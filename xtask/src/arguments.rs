@@ -7,7 +7,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lathe_arch::{Granularity, Precision, SpaceSpec, Workload};
 use lathe_compress::{self as compress, LatencyObjective, Limits, MmluForm};
-use lathe_supernet::{Importance, Recovery};
+use lathe_supernet::{Importance, Recovery, Target};
 
 use crate::units;
 
@@ -64,6 +64,11 @@ pub enum Command {
     /// Write the model with a narrower residual stream, as a checkpoint to profile and search
     #[command(after_help = "Example: cargo xtask narrow --hidden-size 558 --out runs/narrow")]
     Narrow(Narrow),
+    /// Train a sub-network's weights to answer as the full model does
+    #[command(
+        after_help = "Examples:\n  cargo xtask heal --subnet chosen.yaml --out runs/healed --minutes 30\n  cargo xtask heal --subnet chosen.yaml --out runs/healed --steps 500 --rank 16 --learning-rate 1e-3\n  cargo xtask heal --subnet chosen.yaml --out runs/healed --minutes 30 --resume\n  cargo xtask evaluate --subnet runs/healed\n  cargo xtask export --subnet runs/healed --out runs/model"
+    )]
+    Heal(Heal),
     /// Hold the search against structural pruning baselines at equal latency
     #[command(
         after_help = "Example: cargo xtask compare --table runs/table.yaml --objective tpot --levels 0.8,0.6"
@@ -90,8 +95,9 @@ pub struct ModelArguments {
     /// Hugging Face Hub
     #[arg(long, default_value = "smollm2-135m", value_name = "NAME|PATH")]
     pub model: String,
-    /// Text to work on instead of the fetched one: paragraphs, or JSON lines with a field "0"
-    #[arg(long, value_name = "FILE")]
+    /// Text to work on instead of the fetched one: paragraphs, JSON lines with a field "text", or a
+    /// folder of such files
+    #[arg(long, value_name = "FILE|DIR")]
     pub text: Option<PathBuf>,
     /// Tokens of the calibration; with less text, what there is
     #[arg(long, default_value_t = 32768, value_name = "N")]
@@ -302,8 +308,8 @@ impl FromStr for Task {
 pub struct Evaluate {
     #[command(flatten)]
     pub model: ModelArguments,
-    /// The sub-network; the full model when absent
-    #[arg(long, value_name = "FILE")]
+    /// The sub-network, or the folder of a healed one; the full model when absent
+    #[arg(long, value_name = "FILE|DIR")]
     pub subnet: Option<PathBuf>,
     /// Leave the blocks as searches rank them, not corrected for what those before them have
     /// shifted: saves minutes, and more is lost. With fewer than 32 --calibration-tokens for each
@@ -377,8 +383,9 @@ pub struct Narrow {
     /// Hugging Face Hub
     #[arg(long, default_value = "smollm2-135m", value_name = "NAME|PATH")]
     pub model: String,
-    /// Text to work on instead of the fetched one: paragraphs, or JSON lines with a field "0"
-    #[arg(long, value_name = "FILE")]
+    /// Text to work on instead of the fetched one: paragraphs, JSON lines with a field "text", or a
+    /// folder of such files
+    #[arg(long, value_name = "FILE|DIR")]
     pub text: Option<PathBuf>,
     /// Width of the residual stream that is left
     #[arg(long, value_name = "N")]
@@ -393,6 +400,96 @@ pub struct Narrow {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Heal {
+    #[command(flatten)]
+    pub model: ModelArguments,
+    /// The sub-network, or the folder of a healed one
+    #[arg(long, value_name = "FILE|DIR")]
+    pub subnet: PathBuf,
+    /// Begin with the blocks as searches rank them, not corrected for what those before them have
+    /// shifted
+    #[arg(long)]
+    pub keep_drift: bool,
+    /// Steps
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub steps: Option<usize>,
+    /// As many steps as take so long by the first of them, in minutes
+    #[arg(
+        long,
+        default_value_t = 15.0,
+        value_name = "N",
+        conflicts_with = "steps",
+        value_parser = positive
+    )]
+    pub minutes: f64,
+    /// Train low-rank adapters of this rank, norms and biases; all weights when absent
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub rank: Option<usize>,
+    /// What adapters are multiplied by, times the rank [default: twice the rank]
+    #[arg(long, value_name = "X", requires = "rank", value_parser = positive)]
+    pub alpha: Option<f64>,
+    /// Matrices that have adapters
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "q,k,v,o,gate,up,down",
+        value_name = "M,M",
+        requires = "rank"
+    )]
+    pub targets: Vec<Target>,
+    /// Highest learning rate [default: 3e-4, of adapters 1e-3]
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub learning_rate: Option<f64>,
+    /// Steps over which the learning rate rises, at most half of all
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub warmup_steps: usize,
+    /// Decay of matrices, times the learning rate a step
+    #[arg(long, default_value_t = 0.0, value_name = "X")]
+    pub weight_decay: f64,
+    /// Largest norm of the gradient
+    #[arg(long, default_value_t = 1.0, value_name = "X", value_parser = positive)]
+    pub clip: f64,
+    /// Tokens a step
+    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = at_least_one)]
+    pub batch_tokens: usize,
+    /// Tokens of a window of text
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = at_least_one)]
+    pub window_tokens: usize,
+    /// Share of the divergence from the full model in the loss; the rest is the next token's
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    pub distill_share: f32,
+    /// What logits are divided by in the divergence
+    #[arg(long, default_value_t = 1.0, value_name = "X")]
+    pub temperature: f32,
+    /// Seed of the order of the text and of adapters
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// Train on this text instead of the part that calibrations read; passages that are searched or
+    /// tested with are left out
+    #[arg(long, value_name = "FILE|DIR")]
+    pub train_text: Option<PathBuf>,
+    /// Steps between two states on the disk, from which --resume goes on
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = at_least_one)]
+    pub save_every: usize,
+    /// Steps between two validations on the text that searches read
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = at_least_one)]
+    pub validate_every: usize,
+    /// Tokens of a validation
+    #[arg(long, default_value_t = 4096, value_name = "N", value_parser = at_least_one)]
+    pub validation_tokens: usize,
+    /// Where everything goes: subnet.yaml and its weights, metrics.jsonl, and the state while the
+    /// training is unfinished
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Go on with an unfinished training
+    #[arg(long)]
+    pub resume: bool,
+    /// Print what came out as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -656,8 +753,8 @@ pub enum Format {
 pub struct Export {
     #[command(flatten)]
     pub model: ModelArguments,
-    /// The sub-network; the full model when absent
-    #[arg(long, value_name = "FILE")]
+    /// The sub-network, or the folder of a healed one; the full model when absent
+    #[arg(long, value_name = "FILE|DIR")]
     pub subnet: Option<PathBuf>,
     /// Leave the blocks as searches rank them, not corrected for what those before them have
     /// shifted: saves minutes, and more is lost. With fewer than 32 --calibration-tokens for each
@@ -727,6 +824,20 @@ fn objective() -> impl TypedValueParser<Value = compress::Objective> {
         PossibleValue::new(objective.name()).help(help)
     });
     PossibleValuesParser::new(values).try_map(|name| name.parse::<compress::Objective>())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number from 1 on".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
+        Ok(_) | Err(_) => Err("expected a number above 0".to_owned()),
+    }
 }
 
 /// A share of the full model's latency.

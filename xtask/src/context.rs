@@ -5,11 +5,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use lathe_arch::{SearchSpace, SpaceSpec, SubnetConfig};
+use lathe_compress::StoredSubnet;
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{AgentCommand, DeviceSpec, find_agent};
 use lathe_supernet::checkpoint::read_config;
-use lathe_supernet::{Recovery, Subnet};
+use lathe_supernet::{Parameters, Recovery, Subnet};
 use serde::de::DeserializeOwned;
 
 use crate::arguments::{DeviceArguments, ModelArguments};
@@ -133,41 +134,88 @@ pub fn prepare(
     Ok(prepared)
 }
 
-/// A model that is ready for one sub-network, and that; the full model, which needs no calibration,
-/// when no file names another.
+/// A model that is ready for one sub-network, and that.
+pub struct Network {
+    pub prepared: lathe_compress::Prepared,
+    pub config: SubnetConfig,
+    /// Its weights, where they were trained.
+    pub weights: Option<Parameters>,
+}
+
+impl Network {
+    /// The sub-network, corrected for drift unless that is to be kept or it was trained.
+    pub fn cut(&self, keep_drift: bool, steps: &mut Steps) -> anyhow::Result<Subnet<'_>> {
+        let supernet = &self.prepared.supernet;
+        match (&self.weights, keep_drift) {
+            (Some(weights), _) => Ok(weights.subnet(supernet, &self.config)?),
+            (None, true) => Ok(supernet.cut(&self.config)?),
+            (None, false) => self.prepared.cut(&self.config, &mut |label, done, total| {
+                steps.show(label, done, total);
+            }),
+        }
+    }
+}
+
+/// The sub-network in a file or folder; the full model when none is named. That and a trained
+/// sub-network need no calibration.
 pub fn prepare_network(
     cache: &Cache,
     arguments: &ModelArguments,
     subnet: Option<&Path>,
     steps: &mut Steps,
-) -> anyhow::Result<(lathe_compress::Prepared, SubnetConfig)> {
-    let folder = model_folder(cache, &arguments.model);
-    let spec = ModelSpec::find(&arguments.model)?;
-    if let Some(path) = subnet {
-        // A mistake in the file is told before the long preparation.
-        let subnet = lathe_compress::read_subnet(path, &read_config(&spec.fetch(cache)?)?)?;
-        return Ok((prepare(cache, arguments, &folder, steps)?, subnet));
+) -> anyhow::Result<Network> {
+    // A mistake in the file is told before the long preparation.
+    let stored = match subnet {
+        Some(path) => Some(stored_subnet(cache, &arguments.model, path)?),
+        None => None,
+    };
+    if let Some(StoredSubnet {
+        config,
+        weights: None,
+    }) = stored
+    {
+        let folder = model_folder(cache, &arguments.model);
+        return Ok(Network {
+            prepared: prepare(cache, arguments, &folder, steps)?,
+            config,
+            weights: None,
+        });
     }
-    let text = lathe_compress::load_text(cache, arguments.text.as_deref())?;
-    let progress = &mut |label: &str, done, total| steps.show(label, done, total);
-    let prepared = lathe_compress::Prepared::unpruned(&spec, cache, text, &folder, progress)?;
-    let full = SubnetConfig::full(prepared.model()).named(&prepared.name);
-    Ok((prepared, full))
+    let prepared = prepare_unpruned(cache, arguments, steps)?;
+    let (config, weights) = match stored {
+        Some(StoredSubnet { config, weights }) => (config, weights),
+        None => {
+            let full = SubnetConfig::full(prepared.model());
+            (full.named(&prepared.name), None)
+        }
+    };
+    let supernet = &prepared.supernet;
+    let weights = weights.map(|path| Parameters::load(&path, supernet, &config));
+    let weights = weights.transpose()?;
+    Ok(Network {
+        prepared,
+        config,
+        weights,
+    })
 }
 
-/// A sub-network of a model, corrected for drift unless that is to be kept.
-pub fn cut<'a>(
-    prepared: &'a lathe_compress::Prepared,
-    subnet: &SubnetConfig,
-    keep_drift: bool,
+/// A sub-network of a model.
+pub fn stored_subnet(cache: &Cache, model: &str, path: &Path) -> anyhow::Result<StoredSubnet> {
+    let spec = ModelSpec::find(model)?;
+    lathe_compress::read_subnet(path, &read_config(&spec.fetch(cache)?)?)
+}
+
+/// A model of which nothing has to be cut away.
+pub fn prepare_unpruned(
+    cache: &Cache,
+    arguments: &ModelArguments,
     steps: &mut Steps,
-) -> anyhow::Result<Subnet<'a>> {
-    match keep_drift {
-        true => Ok(prepared.supernet.cut(subnet)?),
-        false => prepared.cut(subnet, &mut |label, done, total| {
-            steps.show(label, done, total);
-        }),
-    }
+) -> anyhow::Result<lathe_compress::Prepared> {
+    let spec = ModelSpec::find(&arguments.model)?;
+    let folder = model_folder(cache, &arguments.model);
+    let text = lathe_compress::load_text(cache, arguments.text.as_deref())?;
+    let progress = &mut |label: &str, done, total| steps.show(label, done, total);
+    lathe_compress::Prepared::unpruned(&spec, cache, text, &folder, progress)
 }
 
 /// A table of the model's dimensions, read before the long preparation of the model.

@@ -7,6 +7,7 @@ use clap::Parser;
 mod arguments;
 mod commands;
 mod context;
+mod interrupt;
 mod method;
 mod problem;
 mod progress;
@@ -23,8 +24,13 @@ const INTERRUPTED: i32 = 130;
 fn main() -> ExitCode {
     let arguments = arguments::Arguments::parse();
     // Files are written whole or not at all and journals line by line, so there is nothing to
-    // save: what is finished is on the disk already.
+    // save: what is finished is on the disk already. A training holds hours of work in memory and is
+    // asked to stop.
     let handler = ctrlc::set_handler(|| {
+        if interrupt::ask() {
+            eprintln!("\nstopping after this step; once more to stop at once");
+            return;
+        }
         eprintln!(
             "\ninterrupted; what is finished is kept: run the same command again (with --resume where it has one) to go on"
         );

@@ -30,6 +30,13 @@ impl Steps {
         }
     }
 
+    /// Says more about the step that is shown.
+    pub fn note(&mut self, note: &str) {
+        if let Some((label, bar)) = &self.bar {
+            bar.set_message(format!("{label}: {note}"));
+        }
+    }
+
     /// Leaves the last step's line with the time it took.
     pub fn finish(&mut self) {
         if let Some((label, bar)) = self.bar.take() {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use lathe_arch::{ModelConfig, SubnetConfig};
@@ -12,11 +12,39 @@ use serde::{Deserialize, Serialize};
 /// Largest sub-network file read.
 const MAX_SUBNET_BYTES: u64 = 16 << 20;
 
-/// Reads a sub-network and checks that it fits the model.
+/// File of a trained sub-network's weights, beside its choices.
+pub(crate) const WEIGHTS: &str = "weights.safetensors";
+/// File of the choices in a folder.
+const SUBNET: &str = "subnet.yaml";
+
+/// A sub-network in a file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredSubnet {
+    /// Its choices.
+    pub config: SubnetConfig,
+    /// File of its weights, where they were trained.
+    pub weights: Option<PathBuf>,
+}
+
+/// Writes the choices of a trained sub-network beside its weights.
+pub(crate) fn write_trained(folder: &Path, config: &SubnetConfig) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Trained<'a> {
+        #[serde(flatten)]
+        config: &'a SubnetConfig,
+        weights: &'static str,
+    }
+    let weights = WEIGHTS;
+    write_yaml(&folder.join(SUBNET), &Trained { config, weights })
+}
+
+/// Reads a sub-network, a file or a folder with `subnet.yaml`, and checks that it fits the model.
 ///
 /// # Errors
 /// Names the file, and the line or the field that is wrong.
-pub fn read_subnet(path: &Path, model: &ModelConfig) -> anyhow::Result<SubnetConfig> {
+pub fn read_subnet(path: &Path, model: &ModelConfig) -> anyhow::Result<StoredSubnet> {
+    let in_folder = path.is_dir().then(|| path.join(SUBNET));
+    let path = in_folder.as_deref().unwrap_or(path);
     let name = || path.display().to_string();
     // Bounded while it is read: a pipe or a device has no length that could be asked for.
     let mut text = String::new();
@@ -31,15 +59,24 @@ pub fn read_subnet(path: &Path, model: &ModelConfig) -> anyhow::Result<SubnetCon
     // An exported manifest also says what was made of the choices.
     let mut value: serde_yaml::Value = serde_yaml::from_str(&text).with_context(name)?;
     let mut remove = |field| value.as_mapping_mut().and_then(|all| all.remove(field));
-    let made = ["drift_corrected", "kept"].map(|field| remove(field).is_some());
-    let subnet: Result<SubnetConfig, _> = match made {
+    let weights = remove("weights");
+    let made = ["drift_corrected", "trained", "kept"].map(|field| remove(field).is_some());
+    let config: Result<SubnetConfig, _> = match (made, &weights) {
         // Read from the text, errors name the line.
-        [false, false] => serde_yaml::from_str(&text),
+        ([false, false, false], None) => serde_yaml::from_str(&text),
         _ => serde_yaml::from_value(value),
     };
-    let subnet = subnet.with_context(name)?;
-    subnet.check(model).with_context(name)?;
-    Ok(subnet)
+    let config = config.with_context(name)?;
+    config.check(model).with_context(name)?;
+    let weights = weights.map(|file| {
+        let is_known = file.as_str() == Some(WEIGHTS);
+        anyhow::ensure!(is_known, "{}: weights: expected {WEIGHTS}", name());
+        Ok(path.with_file_name(WEIGHTS))
+    });
+    Ok(StoredSubnet {
+        config,
+        weights: weights.transpose()?,
+    })
 }
 
 /// Writes a value as YAML.

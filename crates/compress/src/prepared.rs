@@ -307,6 +307,26 @@ impl Prepared {
             .windows(split, &self.tokenizer, windows, window_tokens)?)
     }
 
+    /// Has trainings read `passages`, but for those that are searched or tested with.
+    pub fn train_on(&mut self, passages: Vec<String>) {
+        self.text.train_on(passages);
+    }
+
+    /// The text for training, at most `tokens` tokens, in windows of `window_tokens`.
+    ///
+    /// # Errors
+    /// When it does not fill a single window.
+    pub(crate) fn training_windows(
+        &self,
+        window_tokens: usize,
+        tokens: usize,
+    ) -> anyhow::Result<TokenWindows> {
+        let windows = (tokens / window_tokens.max(1)).max(1);
+        Ok(self
+            .text
+            .windows_up_to(Split::Training, &self.tokenizer, windows, window_tokens)?)
+    }
+
     /// The same, or what text there is.
     ///
     /// # Errors
@@ -330,20 +350,49 @@ pub(crate) fn window_count(model: &ModelConfig, tokens: usize) -> (usize, usize)
     (tokens.div_ceil(window_tokens).max(1), window_tokens)
 }
 
-/// The text to work on: `file`, or what is fetched.
+/// The text to work on: a file or a folder, or what is fetched.
 ///
 /// # Errors
 /// When the text cannot be fetched or read.
 pub fn load_text(cache: &Cache, file: Option<&Path>) -> anyhow::Result<TextSplits> {
-    let files: Vec<PathBuf> = match file {
-        Some(file) => vec![file.to_owned()],
-        None => lathe_fetch::text(cache)?,
+    let passages = match file {
+        Some(file) => read_text(file)?,
+        None => read_files(&lathe_fetch::text(cache)?)?,
     };
+    Ok(TextSplits::new(passages, SPLIT_SEED))
+}
+
+/// The passages of a file, or of all text in a folder: files named `.txt`, `.md` or `.jsonl`.
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub fn read_text(path: &Path) -> anyhow::Result<Vec<String>> {
+    if !path.is_dir() {
+        return Ok(lathe_fetch::read_passages(path)?);
+    }
+    let name = || path.display().to_string();
+    let entries: Result<Vec<_>, _> = std::fs::read_dir(path).with_context(name)?.collect();
+    let entries = entries.with_context(name)?.into_iter();
+    let is_text = |path: &PathBuf| {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        path.is_file() && matches!(extension, Some("txt" | "md" | "jsonl"))
+    };
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_text).collect();
+    anyhow::ensure!(
+        !files.is_empty(),
+        "{}: there is no file named .txt, .md or .jsonl in the folder",
+        name()
+    );
+    files.sort();
+    read_files(&files)
+}
+
+fn read_files(files: &[PathBuf]) -> anyhow::Result<Vec<String>> {
     let mut passages = Vec::new();
     for file in files {
-        passages.extend(lathe_fetch::read_passages(&file)?);
+        passages.extend(lathe_fetch::read_passages(file)?);
     }
-    Ok(TextSplits::new(passages, SPLIT_SEED))
+    Ok(passages)
 }
 
 /// Windows of the calibration text with `tokens` tokens in all; with less text, what there is.

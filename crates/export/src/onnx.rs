@@ -54,13 +54,16 @@ pub struct Exported {
     pub parameters: u64,
 }
 
-/// The choices, whether the weights were corrected for drift, and which of the checkpoint's units they keep.
+/// The choices, whether the weights were corrected for drift or trained, and which of the checkpoint's
+/// units they keep. Weights that were trained do not tell.
 #[derive(Serialize)]
 struct Manifest<'a> {
     #[serde(flatten)]
     subnet: &'a lathe_arch::SubnetConfig,
     drift_corrected: bool,
-    kept: Vec<Kept>,
+    trained: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<Vec<Kept>>,
 }
 
 /// The checkpoint's units that one layer keeps, by their index in the checkpoint.
@@ -101,13 +104,14 @@ pub fn export_onnx(
         write(&folder.join("tokenizer_config.json"), &pretty(&config))?;
     }
     let layers = subnet.config().layers.iter();
+    let kept = layers
+        .zip(&subnet.supernet().order().layers)
+        .map(|(layer, order)| kept(layer, order, model.heads_per_group()));
     let manifest = Manifest {
         subnet: subnet.config(),
         drift_corrected: subnet.is_corrected(),
-        kept: layers
-            .zip(&subnet.supernet().order().layers)
-            .map(|(layer, order)| kept(layer, order, model.heads_per_group()))
-            .collect(),
+        trained: subnet.is_trained(),
+        kept: (!subnet.is_trained()).then(|| kept.collect()),
     };
     let manifest = serde_yaml::to_string(&manifest).unwrap_or_default();
     write(&folder.join("subnet.yaml"), &manifest)?;

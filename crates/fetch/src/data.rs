@@ -59,14 +59,14 @@ pub fn mmlu(cache: &Cache) -> Result<PathBuf, FetchError> {
     .fetch(cache)
 }
 
-/// The passages of a file: field `0` of JSON lines, or for any other file its paragraphs.
+/// The passages of a file: field `text` or `0` of JSON lines, or for any other file its paragraphs.
 ///
 /// # Errors
 /// When the file cannot be read or a line is not what it should be; the line is named.
 pub fn read_passages(path: &Path) -> Result<Vec<String>, FetchError> {
     #[derive(Deserialize)]
     struct Line {
-        #[serde(rename = "0")]
+        #[serde(rename = "0", alias = "text")]
         passage: String,
     }
     if path

@@ -21,8 +21,20 @@ pub struct Subnet<'a> {
     supernet: &'a Supernet,
     config: SubnetConfig,
     ends: &'a Ends,
+    final_norm: &'a [f32],
     layers: Vec<CutLayer<'a>>,
-    is_corrected: bool,
+    made: Made,
+}
+
+/// How a sub-network's weights came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Made {
+    /// By its choices alone.
+    Cut,
+    /// These, corrected for drift.
+    Corrected,
+    /// They were trained.
+    Trained,
 }
 
 /// The two blocks of a layer and their biases, which stand for what was cut away. The bias of a
@@ -56,9 +68,16 @@ pub(crate) struct CutAttention<'a> {
     pub v: Matrix<'a>,
     pub o: Vec<Matrix<'a>>,
     pub qkv_bias: Option<QkvBias>,
-    pub qk_norm: Option<&'a QkNorm>,
+    pub qk_norm: Option<QkGains<'a>>,
     /// Gain of the norm behind the block.
     pub post_norm: Option<&'a [f32]>,
+}
+
+/// Gains of the norms of query and key heads, `[head_dim]`.
+#[derive(Clone, Copy)]
+pub(crate) struct QkGains<'a> {
+    pub q: &'a [f32],
+    pub k: &'a [f32],
 }
 
 /// The kept part of an MLP block.
@@ -70,6 +89,15 @@ pub(crate) struct CutMlp<'a> {
     pub down: Matrix<'a>,
     /// Gain of the norm behind the block.
     pub post_norm: Option<&'a [f32]>,
+}
+
+impl<'a> From<&'a QkNorm> for QkGains<'a> {
+    fn from(gains: &'a QkNorm) -> Self {
+        Self {
+            q: &gains.q,
+            k: &gains.k,
+        }
+    }
 }
 
 impl Matrix<'_> {
@@ -130,7 +158,8 @@ impl<'a> Subnet<'a> {
             ends: supernet.ends(config.head_precision),
             config: config.clone(),
             layers: layers.collect::<Result<_, _>>()?,
-            is_corrected: false,
+            final_norm: supernet.final_norm(),
+            made: Made::Cut,
         })
     }
 
@@ -147,11 +176,43 @@ impl<'a> Subnet<'a> {
     /// Whether it was corrected for drift ([`Self::correct_drift`]): another network then than the one
     /// that its choices alone give.
     pub fn is_corrected(&self) -> bool {
-        self.is_corrected
+        self.made == Made::Corrected
+    }
+
+    /// Whether its weights were trained ([`crate::Parameters`]): another network, likewise.
+    pub fn is_trained(&self) -> bool {
+        self.made == Made::Trained
+    }
+
+    /// Whether its choices alone give it.
+    pub(crate) fn is_only_cut(&self) -> bool {
+        self.made == Made::Cut
     }
 
     pub(crate) fn set_corrected(&mut self) {
-        self.is_corrected = true;
+        self.made = Made::Corrected;
+    }
+
+    /// A sub-network of weights that were trained.
+    pub(crate) fn trained(
+        supernet: &'a Supernet,
+        config: &SubnetConfig,
+        layers: Vec<CutLayer<'a>>,
+        final_norm: &'a [f32],
+    ) -> Self {
+        Self {
+            supernet,
+            ends: supernet.ends(config.head_precision),
+            config: config.clone(),
+            final_norm,
+            layers,
+            made: Made::Trained,
+        }
+    }
+
+    /// Gain of the final norm, `[hidden]`.
+    pub(crate) fn final_gain(&self) -> &'a [f32] {
+        self.final_norm
     }
 
     pub(crate) fn ends(&self) -> &'a Ends {
@@ -258,7 +319,7 @@ fn cut_attention<'a>(
                 k: bias.k[..groups * model.head_dim].to_vec(),
                 v: bias.v[..groups * model.head_dim].to_vec(),
             }),
-            qk_norm: weights.qk_norm.as_ref(),
+            qk_norm: weights.qk_norm.as_ref().map(QkGains::from),
             post_norm: weights
                 .post_norms
                 .as_ref()

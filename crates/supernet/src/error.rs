@@ -62,6 +62,36 @@ pub enum SupernetError {
         /// Why not.
         reason: String,
     },
+    /// The weights of a trained sub-network are not those of the sub-network.
+    #[error("{name} is {}, expected {expected:?}", shape(found))]
+    Parameter {
+        /// The tensor.
+        name: String,
+        /// Its shape; `None` where it is missing.
+        found: Option<(usize, usize)>,
+        /// Shape in the sub-network, zeros where it has no such tensor.
+        expected: (usize, usize),
+    },
+    /// A setting of a training is out of range.
+    #[error("{field} is {value}, which is out of range")]
+    Setting {
+        /// The field of [`TrainSettings`](crate::TrainSettings).
+        field: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A training went wrong.
+    #[error(
+        "step {step}: the loss is {loss} nats a token, the lowest was {lowest}: a lower learning rate may help"
+    )]
+    Diverged {
+        /// The step, from 1; it was not made.
+        step: usize,
+        /// Its loss.
+        loss: f64,
+        /// The lowest before.
+        lowest: f64,
+    },
     /// A gradient was asked of rounded weights.
     #[error("{precision} weights have no gradient: f32 ones have")]
     NotDifferentiable {
@@ -126,4 +156,8 @@ pub enum SupernetError {
         /// What is wrong, with line and field where known.
         message: String,
     },
+}
+
+fn shape(found: &Option<(usize, usize)>) -> String {
+    found.map_or("missing".to_owned(), |shape| format!("{shape:?}"))
 }

@@ -216,13 +216,13 @@ impl<'a> Evaluator<'a> {
         let config = subnet.config();
         let layers = config.layers.len();
         let of_teacher = self.teacher.common_layers(config);
-        if of_teacher == layers {
+        if of_teacher == layers && !subnet.is_trained() {
             return self.teacher_normed.clone();
         }
         // Streams are known by the choices that gave them.
-        let known = match subnet.is_corrected() {
-            true => vec![Vec::new(); self.batches.len()],
-            false => self.known(config, of_teacher),
+        let known = match subnet.is_only_cut() {
+            true => self.known(config, of_teacher),
+            false => vec![Vec::new(); self.batches.len()],
         };
         let batches = self.batches.iter().zip(known);
         let (streams, outputs) = batches
@@ -233,7 +233,7 @@ impl<'a> Evaluator<'a> {
                 self.run_from(subnet, known)
             })
             .unzip();
-        if !subnet.is_corrected() {
+        if subnet.is_only_cut() {
             self.recent().keep(Trail::new(config, streams));
         }
         outputs

@@ -53,11 +53,14 @@ mod gradient;
 mod importance;
 mod narrow;
 mod numbers;
+mod parameters;
 mod prefix;
 mod recovery;
 mod supernet;
+mod tensor_file;
 mod tensors;
 mod text;
+mod train;
 
 pub use calibration::{Calibration, ChannelStatistics, LayerStatistics, OutputMeans, StoredMatrix};
 pub use choice::{Accuracy, ChoiceQuality, Question, QuestionSet};
@@ -70,6 +73,8 @@ pub use importance::{
     Importance, ImportanceOrder, LayerOrder, LayerScores, standardized_fluctuations,
 };
 pub use narrow::narrowed;
+pub use parameters::Parameters;
 pub use recovery::Recovery;
 pub use supernet::Supernet;
 pub use text::{Split, TextSplits, TokenWindows};
+pub use train::{LoraSettings, StepReport, Target, TrainSettings, Trainer};

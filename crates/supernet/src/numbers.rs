@@ -13,6 +13,10 @@ pub(crate) enum Numbers<'a> {
 }
 
 impl<'a> Numbers<'a> {
+    pub fn borrowed(matrix: &'a Array2<f32>) -> Self {
+        Self::Matrix(Cow::Borrowed(matrix))
+    }
+
     pub fn f32(values: &'a [f32]) -> Self {
         Self::F32(values, [values.len()])
     }

@@ -171,6 +171,19 @@ impl Supernet {
         })
     }
 
+    /// Tells models apart by the matrices at their ends.
+    pub(crate) fn ends_digest(&self) -> String {
+        let ends = [
+            Some(&self.ends.embed_tokens),
+            self.ends.untied_head.as_ref(),
+        ];
+        let words = ends.into_iter().flatten().flat_map(slice);
+        let hash = words.fold(0xcbf2_9ce4_8422_2325, |hash: u64, value| {
+            (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        format!("{hash:016x}")
+    }
+
     /// The sub-network that `config` describes, as a view of these weights.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ impl Subnet<'_> {
 
     /// Gain of the final norm, `[hidden_size]`.
     pub fn final_norm(&self) -> Vec<f32> {
-        self.supernet().final_norm().to_vec()
+        self.final_gain().to_vec()
     }
 
     /// Gain of the norm before attention, `[hidden_size]`.
@@ -54,12 +54,12 @@ impl Subnet<'_> {
 
     /// Gain of the norm of query heads, `[head_dim]`; `None` also where the model has none.
     pub fn query_norm(&self, layer: usize) -> Option<Vec<f32>> {
-        Some(self.attention(layer)?.qk_norm?.q.clone())
+        Some(self.attention(layer)?.qk_norm?.q.to_vec())
     }
 
     /// Gain of the norm of key heads, `[head_dim]`; `None` also where the model has none.
     pub fn key_norm(&self, layer: usize) -> Option<Vec<f32>> {
-        Some(self.attention(layer)?.qk_norm?.k.clone())
+        Some(self.attention(layer)?.qk_norm?.k.to_vec())
     }
 
     /// Gain of the norm behind the attention block, `[hidden_size]`; `None` also where the model

@@ -1,6 +1,7 @@
 //! Text for calibration, for the search and for the final score: three parts that share no
 //! passage.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use rand::SeedableRng;
@@ -13,6 +14,8 @@ use crate::checkpoint::Tokenizer;
 /// Passages of a corpus in three disjoint parts, drawn by passage with a fixed seed.
 pub struct TextSplits {
     passages: Vec<String>,
+    /// Trained on instead of the calibration's.
+    training: Option<Vec<String>>,
 }
 
 /// The parts and their shares of the passages.
@@ -20,6 +23,8 @@ pub struct TextSplits {
 pub enum Split {
     /// For importance and recovery, which no text is too long for: 45 %.
     Calibration,
+    /// For training: the calibration's, or a text of its own.
+    Training,
     /// What the search minimises: 15 %.
     Search,
     /// What is reported: 40 %.
@@ -30,6 +35,7 @@ impl Split {
     fn name(self) -> &'static str {
         match self {
             Split::Calibration => "calibration",
+            Split::Training => "training",
             Split::Search => "search",
             Split::Test => "test",
         }
@@ -38,7 +44,7 @@ impl Split {
     fn range(self, passages: usize) -> Range<usize> {
         let (calibration, search) = (passages * 9 / 20, passages * 6 / 10);
         match self {
-            Split::Calibration => 0..calibration,
+            Split::Calibration | Split::Training => 0..calibration,
             Split::Search => calibration..search,
             Split::Test => search..passages,
         }
@@ -57,11 +63,27 @@ impl TextSplits {
         passages.sort();
         passages.dedup();
         passages.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-        Self { passages }
+        Self {
+            passages,
+            training: None,
+        }
+    }
+
+    /// Has trainings read `passages` instead of the calibration's. What is searched or tested with is
+    /// left out.
+    pub fn train_on(&mut self, passages: impl IntoIterator<Item = String>) {
+        let held_out = [Split::Search, Split::Test].map(|split| self.passages(split));
+        let held_out: BTreeSet<&String> = held_out.into_iter().flatten().collect();
+        let passages = passages.into_iter().map(|text| text.trim().to_owned());
+        let passages = passages.filter(|text| !text.is_empty() && !held_out.contains(text));
+        self.training = Some(passages.collect());
     }
 
     /// The passages of one part.
     pub fn passages(&self, split: Split) -> &[String] {
+        if let (Split::Training, Some(training)) = (split, &self.training) {
+            return training;
+        }
         &self.passages[split.range(self.passages.len())]
     }
 
@@ -186,6 +208,21 @@ impl TokenWindows {
         &self.tokens
     }
 
+    /// Number of windows.
+    pub fn window_count(&self) -> usize {
+        self.tokens.len() / (self.window_len + 1)
+    }
+
+    /// Some windows by their number, to be run together.
+    pub(crate) fn batch(&self, windows: &[usize]) -> Batch {
+        let span = self.window_len + 1;
+        let windows = || windows.iter().map(|at| &self.tokens[at * span..][..span]);
+        Batch {
+            inputs: windows().flat_map(|w| &w[..span - 1]).copied().collect(),
+            targets: windows().flat_map(|w| &w[1..]).copied().collect(),
+        }
+    }
+
     /// The windows in batches of at most `max_tokens` (at least one window each).
     pub(crate) fn batches(&self, max_tokens: usize) -> impl Iterator<Item = Batch> + '_ {
         let windows = (max_tokens / self.window_len).max(1);
@@ -217,6 +254,20 @@ mod tests {
         let all: Vec<&String> = parts.iter().flat_map(|p| splits.passages(*p)).collect();
         assert_eq!(all.len(), 90);
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 90);
+    }
+
+    #[test]
+    fn what_is_held_out_is_not_trained_on() {
+        let passages = (0..100).map(|i| format!("passage {i}"));
+        let mut splits = TextSplits::new(passages, 1);
+        let calibration = splits.passages(Split::Calibration);
+        assert_eq!(splits.passages(Split::Training), calibration);
+        splits.train_on((0..200).map(|i| format!(" passage {i}\n")));
+        let trained: BTreeSet<&String> = splits.passages(Split::Training).iter().collect();
+        assert_eq!(trained.len(), 100 + 45);
+        for part in [Split::Search, Split::Test] {
+            assert!(!splits.passages(part).iter().any(|p| trained.contains(p)));
+        }
     }
 
     #[test]

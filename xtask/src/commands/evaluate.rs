@@ -22,12 +22,11 @@ pub fn run(arguments: &Evaluate) -> anyhow::Result<()> {
         Task::Questions(path) => Some(lathe_compress::questions(path)?),
     };
     let subnet = arguments.subnet.as_deref();
-    let (prepared, subnet) =
-        context::prepare_network(&cache, &arguments.model, subnet, &mut steps)?;
-    let cut = context::cut(&prepared, &subnet, arguments.keep_drift, &mut steps)?;
+    let network = context::prepare_network(&cache, &arguments.model, subnet, &mut steps)?;
+    let cut = network.cut(arguments.keep_drift, &mut steps)?;
     match questions {
-        None => text(arguments, &prepared, &cut, steps),
-        Some(questions) => choice(arguments, &prepared, &cut, &questions, steps),
+        None => text(arguments, &network.prepared, &cut, steps),
+        Some(questions) => choice(arguments, &network.prepared, &cut, &questions, steps),
     }
 }
 

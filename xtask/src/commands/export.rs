@@ -11,19 +11,17 @@ pub fn run(arguments: &Export) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
     let subnet = arguments.subnet.as_deref();
-    let (prepared, subnet) =
-        context::prepare_network(&cache, &arguments.model, subnet, &mut steps)?;
-    let subnet = match arguments.precision {
-        Some(precision) => subnet.with_precision(precision),
-        None => subnet,
-    };
-    let cut = context::cut(&prepared, &subnet, arguments.keep_drift, &mut steps)?;
+    let mut network = context::prepare_network(&cache, &arguments.model, subnet, &mut steps)?;
+    if let Some(precision) = arguments.precision {
+        network.config = network.config.with_precision(precision);
+    }
+    let cut = network.cut(arguments.keep_drift, &mut steps)?;
     steps.show("writing", 0, 1);
     let exported = match arguments.format {
         Format::Onnx => export_onnx(
             &arguments.out,
             &cut,
-            Some(&prepared.tokenizer),
+            Some(&network.prepared.tokenizer),
             LogitRows::Last,
         )?,
     };

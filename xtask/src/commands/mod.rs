@@ -10,6 +10,7 @@ mod evaluate;
 mod export;
 mod fetch;
 mod front;
+mod heal;
 mod narrow;
 mod objective;
 mod predict;
@@ -35,6 +36,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Objective(arguments) => objective::run(&arguments)?,
         Command::Front(arguments) => front::run(&arguments)?,
         Command::Narrow(arguments) => narrow::run(&arguments)?,
+        Command::Heal(arguments) => return heal::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments)?,
         Command::Export(arguments) => export::run(&arguments)?,
         Command::Study(arguments) => study::run(&arguments.command)?,

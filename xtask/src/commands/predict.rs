@@ -8,7 +8,7 @@ pub fn run(arguments: &Predict) -> anyhow::Result<()> {
     let table = LatencyTable::load(&arguments.table)?;
     let model = &table.model.dimensions;
     let subnet = match &arguments.subnet {
-        Some(path) => lathe_compress::read_subnet(path, model)?,
+        Some(path) => lathe_compress::read_subnet(path, model)?.config,
         None => SubnetConfig::full(model),
     };
     let rows = if arguments.all_logits {

@@ -2,7 +2,6 @@
 
 mod store;
 mod sums;
-mod tensor_file;
 
 use lathe_arch::ModelConfig;
 use rayon::prelude::*;
@@ -17,7 +16,7 @@ use crate::text::TokenWindows;
 
 use sums::Sums;
 
-pub use tensor_file::StoredMatrix;
+pub use crate::tensor_file::StoredMatrix;
 
 /// Tokens run together: bounds the memory of the activations.
 const BATCH_TOKENS: usize = 2048;

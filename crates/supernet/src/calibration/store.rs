@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::tensor_file::{StoredMatrix, TensorFile};
 use super::{Calibration, ChannelStatistics, LayerStatistics, OutputMeans};
 use crate::SupernetError;
 use crate::numbers::Numbers;
+use crate::tensor_file::{StoredMatrix, TensorFile};
 
 /// Name of the metadata field that says what a calibration was made of.
 const ORIGIN: &str = "origin";

@@ -213,11 +213,7 @@ pub(crate) fn queries_keys_values(
     round(&mut normed, hidden, block.precision);
     let [q, k, v] = projections(block, Window::whole(&normed, tokens, hidden));
     match block.qk_norm {
-        Some(gains) => [
-            norm_heads(q, &gains.q, eps),
-            norm_heads(k, &gains.k, eps),
-            v,
-        ],
+        Some(gains) => [norm_heads(q, gains.q, eps), norm_heads(k, gains.k, eps), v],
         None => [q, k, v],
     }
 }

@@ -22,10 +22,9 @@ const SLICE: usize = 1024;
 
 /// The final norm of every row of `x [tokens, hidden]`.
 pub(crate) fn final_norm(subnet: &Subnet<'_>, x: &[f32]) -> Vec<f32> {
-    let supernet = subnet.supernet();
     let mut normed = vec![0.0; x.len()];
-    let eps = supernet.model().rms_norm_eps as f32;
-    rms_norm(&mut normed, x, supernet.final_norm(), eps);
+    let eps = subnet.supernet().model().rms_norm_eps as f32;
+    rms_norm(&mut normed, x, subnet.final_gain(), eps);
     normed
 }
 

@@ -1,8 +1,10 @@
 //! The backward pass: the gradient of the mean next-token loss by the weights of the layers.
 //!
 //! The forward pass keeps the residual stream before every layer. The backward pass then takes
-//! the layers from the last to the first, each over all tokens, so that only one layer's
-//! activations and one layer's gradients exist at a time. Kernels stand beside those of the
+//! the layers from the last to the first, each over all tokens, and makes a layer's activations anew
+//! from its input (gradient checkpointing, 1604.06174), so that only one layer's activations and one
+//! layer's gradients exist at a time. Training ([`crate::train`]) has fewer tokens at a time and keeps
+//! their activations. Kernels stand beside those of the
 //! forward pass ([`crate::engine`]) and are held to finite differences, the whole to PyTorch.
 
 mod activation;
@@ -11,7 +13,8 @@ mod head;
 mod layer;
 mod norm;
 #[cfg(test)]
-mod reference;
+pub(crate) mod reference;
+mod sink;
 
 use lathe_arch::Precision;
 
@@ -21,7 +24,10 @@ use crate::engine::forward;
 use crate::engine::rope::RopeTable;
 use crate::evaluate::check_tokens;
 use crate::text::TokenWindows;
+pub(crate) use head::{Distillation, HeadLoss, loss_backward};
+pub(crate) use layer::LayerActivations;
 pub use layer::{AttentionGradient, LayerGradient, MlpGradient};
+pub(crate) use sink::GradientSink;
 
 /// Tokens run together: bounds the memory of a layer's activations.
 const BATCH_TOKENS: usize = 2048;
@@ -65,16 +71,17 @@ pub fn loss_gradient(
     for batch in windows.batches(BATCH_TOKENS) {
         let (inputs, x) = run(subnet, &batch.inputs, seq_len, &rope);
         let weight = 1.0 / tokens as f32;
-        let (of_batch, d) = head::loss_backward(subnet, &x, &batch.targets, weight);
-        loss += of_batch;
+        let (of_batch, d) =
+            loss_backward(subnet, &x, &batch.targets, None, weight, &mut sink::Nothing);
+        loss += of_batch.loss;
         passes.push(Pass { inputs, d });
     }
     for layer in (0..model.num_hidden_layers).rev() {
         let mut sums = LayerGradient::zeros(subnet, layer);
         for pass in &mut passes {
             let x = pass.inputs.pop().unwrap_or_default();
-            let d = &mut pass.d;
-            layer::layer_backward(subnet, layer, &x, d, seq_len, &rope, &mut sums);
+            let activations = LayerActivations::new(subnet, layer, x, seq_len, &rope);
+            activations.backward(subnet, layer, &mut pass.d, seq_len, &rope, &mut sums);
         }
         visit(layer, sums);
     }
@@ -90,7 +97,7 @@ struct Pass {
 }
 
 /// Rounded weights have no gradient.
-fn check_differentiable(subnet: &Subnet<'_>) -> Result<(), SupernetError> {
+pub(crate) fn check_differentiable(subnet: &Subnet<'_>) -> Result<(), SupernetError> {
     let config = subnet.config();
     let layers = config.layers.iter().flat_map(|layer| {
         let attention = layer.attention.map(|block| block.precision);

@@ -17,7 +17,7 @@ use crate::SupernetError;
 const MAX_HEADER_BYTES: u64 = 16 << 20;
 
 /// An open file. Another that takes its name meanwhile changes nothing.
-pub(super) struct TensorFile {
+pub(crate) struct TensorFile {
     path: PathBuf,
     file: Mutex<File>,
     header: Metadata,
@@ -72,6 +72,20 @@ impl TensorFile {
         let numbers: Vec<f64> = numbers.map(|b| f64::from_le_bytes(*b)).collect();
         self.check_finite(name, numbers.iter().all(|v| v.is_finite()))?;
         Ok(numbers)
+    }
+
+    /// A matrix that has to have `shape`.
+    pub fn matrix_of(
+        &self,
+        name: &str,
+        shape: (usize, usize),
+    ) -> Result<Array2<f32>, SupernetError> {
+        let found = self.shape(name)?;
+        if found != shape {
+            let message = format!("{name} is {found:?}, expected {shape:?}");
+            return Err(self.format(&message));
+        }
+        self.matrix(name)
     }
 
     pub fn matrix(&self, name: &str) -> Result<Array2<f32>, SupernetError> {
@@ -135,7 +149,7 @@ enum Place {
 }
 
 impl StoredMatrix {
-    pub(super) fn in_file(file: &Arc<TensorFile>, name: String) -> Result<Self, SupernetError> {
+    pub(crate) fn in_file(file: &Arc<TensorFile>, name: String) -> Result<Self, SupernetError> {
         Ok(Self(Place::File {
             shape: file.shape(&name)?,
             file: file.clone(),

@@ -1,0 +1,23 @@
+//! Fine-tuning: a sub-network learns to answer as the full model does.
+//!
+//! The loss is the divergence from the full model's distribution over the whole vocabulary, averaged
+//! over tokens (Minitron, 2407.14679), mixed with that of the next token where asked for. What is
+//! trained is either all weights of the sub-network ([`Parameters`](crate::Parameters)) or low-rank
+//! adapters beside them (LoRA, 2106.09685). The matrices at both ends stay as they are.
+//!
+//! A step depends on nothing but the state before it: [`Trainer::save`] and [`Trainer::resume`] give
+//! the same weights, bit by bit, as never having stopped.
+
+mod adamw;
+mod adapters;
+mod order;
+mod schedule;
+mod settings;
+mod state;
+mod teacher;
+mod trainable;
+mod trainer;
+
+pub use adapters::{LoraSettings, Target};
+pub use settings::TrainSettings;
+pub use trainer::{StepReport, Trainer};

@@ -1,0 +1,183 @@
+//! All that the next step depends on, as a safetensors file.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use lathe_arch::SubnetConfig;
+
+use super::adamw::Moments;
+use super::settings::TrainSettings;
+use super::trainable::Trainable;
+use crate::SupernetError;
+use crate::file::write_with;
+use crate::parameters::Parameters;
+use crate::supernet::Supernet;
+use crate::tensor_file::TensorFile;
+use crate::text::TokenWindows;
+
+/// What is trained and how far it is.
+pub(super) struct State {
+    pub settings: TrainSettings,
+    pub trained: Trainable,
+    /// What adapters are beside.
+    pub base: Option<Parameters>,
+    pub moments: Moments,
+    /// Steps made.
+    pub step: usize,
+    pub lowest_loss: f64,
+}
+
+/// Names of the metadata fields.
+const FORMAT: &str = "format";
+const MADE_OF: &str = "made_of";
+const SETTINGS: &str = "settings";
+const STEP: &str = "step";
+const LOWEST_LOSS: &str = "lowest_loss";
+
+const PRESENT_FORMAT: &str = "lathe training 1";
+
+/// Prefixes of the tensors' names.
+const TRAINED: &str = "trained.";
+const BASE: &str = "base.";
+const FIRST: &str = "first_moments.";
+const SECOND: &str = "second_moments.";
+
+impl State {
+    /// The weights of the network; `merged` are those with adapters.
+    pub fn weights<'w>(&'w self, merged: Option<&'w Parameters>) -> &'w Parameters {
+        match (&self.trained, merged) {
+            (Trainable::Whole(weights), _) => weights,
+            (Trainable::LowRank(_), Some(merged)) => merged,
+            (Trainable::LowRank(_), None) => {
+                unreachable!("adapters are merged from the beginning")
+            }
+        }
+    }
+
+    pub fn save(
+        &self,
+        path: &Path,
+        supernet: &Supernet,
+        config: &SubnetConfig,
+        text: &TokenWindows,
+    ) -> Result<(), SupernetError> {
+        let json = |error: serde_json::Error| SupernetError::Format {
+            path: path.to_owned(),
+            message: error.to_string(),
+        };
+        let metadata = HashMap::from([
+            (FORMAT.to_owned(), PRESENT_FORMAT.to_owned()),
+            (MADE_OF.to_owned(), made_of(supernet, config, text)),
+            (
+                SETTINGS.to_owned(),
+                serde_json::to_string(&self.settings).map_err(json)?,
+            ),
+            (STEP.to_owned(), self.step.to_string()),
+            (
+                LOWEST_LOSS.to_owned(),
+                self.lowest_loss.to_bits().to_string(),
+            ),
+        ]);
+        let mut tensors = self.trained.named(TRAINED);
+        tensors.extend(self.base.iter().flat_map(|base| base.named(BASE)));
+        tensors.extend(self.moments.first.named(FIRST));
+        tensors.extend(self.moments.second.named(SECOND));
+        write_with(path, |temporary| {
+            safetensors::serialize_to_file(tensors, Some(metadata), temporary)
+                .map_err(std::io::Error::other)
+        })
+    }
+
+    pub fn load(
+        path: &Path,
+        supernet: &Supernet,
+        config: &SubnetConfig,
+        text: &TokenWindows,
+        settings: &TrainSettings,
+    ) -> Result<Self, SupernetError> {
+        let file = TensorFile::open(path)?;
+        let fields = file.fields();
+        let field = |name: &str| fields.get(name).map_or("", String::as_str);
+        if field(FORMAT) != PRESENT_FORMAT {
+            return Err(file.format("this is no state of a training"));
+        }
+        if field(MADE_OF) != made_of(supernet, config, text) {
+            return Err(file.format(
+                "it is of another model, sub-network or text: give the same, or train anew",
+            ));
+        }
+        let found: TrainSettings = serde_json::from_str(field(SETTINGS))
+            .map_err(|error| file.format(&format!("settings: {error}")))?;
+        let wanted = TrainSettings {
+            steps: settings.steps.or(found.steps),
+            ..settings.clone()
+        };
+        if found != wanted {
+            return Err(file.format(&format!(
+                "it was trained with other settings, {}: give the same, or train anew",
+                field(SETTINGS)
+            )));
+        }
+        let number = |name: &str| {
+            let number = field(name).parse::<u64>();
+            number.map_err(|_| file.format(&format!("{name} is no number")))
+        };
+        let model = supernet.model();
+        let read = |prefix| {
+            let lora = found.lora.as_ref();
+            Trainable::read(&file, prefix, model, config, lora)
+        };
+        let base = match &found.lora {
+            Some(_) => Some(Parameters::read(&file, BASE, model, config)?),
+            None => None,
+        };
+        let state = Self {
+            trained: read(TRAINED)?,
+            base,
+            moments: Moments {
+                first: read(FIRST)?,
+                second: read(SECOND)?,
+            },
+            step: number(STEP)? as usize,
+            lowest_loss: f64::from_bits(number(LOWEST_LOSS)?),
+            settings: found,
+        };
+        state.check(&file)?;
+        Ok(state)
+    }
+
+    /// Tensors that may be absent are absent everywhere.
+    fn check(&self, file: &TensorFile) -> Result<(), SupernetError> {
+        let lengths = |numbers: &Trainable| -> Vec<usize> {
+            let values = numbers.values();
+            values.iter().map(|values| values.numbers.len()).collect()
+        };
+        let trained = lengths(&self.trained);
+        let is_same = |moments| lengths(moments) == trained;
+        match is_same(&self.moments.first) && is_same(&self.moments.second) {
+            true => Ok(()),
+            false => Err(file.format("the moments are not those of the weights")),
+        }
+    }
+}
+
+/// Tells trainings apart by the model, the sub-network and the text.
+fn made_of(supernet: &Supernet, config: &SubnetConfig, text: &TokenWindows) -> String {
+    // FNV-1a: stable across versions of the standard library.
+    let hash = |words: &mut dyn Iterator<Item = u64>| {
+        words.fold(0xcbf2_9ce4_8422_2325, |hash: u64, word| {
+            (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    };
+    let mut tokens = text.tokens().iter().map(|token| u64::from(*token));
+    let layers = format!("{:?}", config.layers);
+    let mut layers = layers.bytes().map(u64::from);
+    format!(
+        "model {}, sub-network {:016x}, {} windows of {} tokens {:016x}",
+        supernet.ends_digest(),
+        hash(&mut layers),
+        text.window_count(),
+        text.window_len(),
+        hash(&mut tokens),
+    )
+}

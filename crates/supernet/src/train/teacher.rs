@@ -1,0 +1,61 @@
+//! The full model's answers: its last hidden states, from which the logits follow.
+
+use crate::cut::Subnet;
+use crate::engine::rope::RopeTable;
+use crate::engine::{forward, head};
+use crate::supernet::Supernet;
+use crate::text::TokenWindows;
+
+/// Bytes of answers that are kept for the next pass over the text: 230,000 tokens of 576 channels.
+const KEPT_BYTES: usize = 512 << 20;
+
+/// The full model, and what it said.
+pub(super) struct Teacher<'a> {
+    pub net: Subnet<'a>,
+    kept: Vec<Option<Vec<f32>>>,
+    free_bytes: usize,
+}
+
+impl<'a> Teacher<'a> {
+    pub fn new(supernet: &'a Supernet, windows: usize) -> Self {
+        Self {
+            net: supernet.full(),
+            kept: vec![None; windows],
+            free_bytes: KEPT_BYTES,
+        }
+    }
+
+    /// Its last hidden states after the final norm on some windows, `[tokens, hidden]`.
+    pub fn answers(
+        &mut self,
+        text: &TokenWindows,
+        windows: &[usize],
+        rope: &RopeTable,
+    ) -> Vec<f32> {
+        let mut answers = Vec::new();
+        for &window in windows {
+            if let Some(kept) = &self.kept[window] {
+                answers.extend_from_slice(kept);
+                continue;
+            }
+            // A window alone, so that its numbers do not depend on what it stands beside.
+            let answer = self.answer(text, window, rope);
+            answers.extend_from_slice(&answer);
+            let bytes = 4 * answer.len();
+            if bytes <= self.free_bytes {
+                self.free_bytes -= bytes;
+                self.kept[window] = Some(answer);
+            }
+        }
+        answers
+    }
+
+    fn answer(&self, text: &TokenWindows, window: usize, rope: &RopeTable) -> Vec<f32> {
+        let batch = text.batch(&[window]);
+        let mut x = forward::embed(&self.net, &batch.inputs);
+        for layer in 0..self.net.supernet().model().num_hidden_layers {
+            forward::layer(&self.net, layer, &mut x, text.window_len(), rope);
+        }
+        head::final_norm(&self.net, &x)
+    }
+}

@@ -1,0 +1,227 @@
+//! Healing at the prompt, on the tiny model: what comes out is what was trained, however often the
+//! training was stopped.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use lathe_agent::{GenerateJob, SessionConfig};
+use lathe_arch::SubnetConfig;
+use lathe_export::export_onnx;
+use lathe_onnx::{LogitRows, MODEL_FILE};
+use lathe_profiler::Agent;
+use lathe_supernet::checkpoint::Checkpoint;
+use lathe_supernet::{Parameters, Split, Subnet, Supernet, TokenWindows, perplexity};
+use lathe_tests::Desk;
+
+/// A desk with a sub-network that lacks blocks, groups, heads and neurons.
+fn desk() -> (Desk, SubnetConfig) {
+    let desk = Desk::with_text();
+    let checkpoint = Checkpoint::load(desk.model().as_ref()).unwrap();
+    let config = lathe_tests::uneven(&checkpoint.config);
+    let yaml = serde_yaml::to_string(&config).unwrap();
+    fs::write(desk.path("subnet.yaml"), yaml).unwrap();
+    (desk, config)
+}
+
+fn heal(desk: &Desk, out: &str, more: &[&str]) -> Vec<String> {
+    let (model, text, subnet) = (
+        desk.model(),
+        desk.text("text.txt"),
+        desk.text("subnet.yaml"),
+    );
+    let out = desk.text(out);
+    let with = [
+        "heal", "--model", &model, "--text", &text, "--subnet", &subnet, "--out", &out,
+    ];
+    let sizes = ["--calibration-tokens", "2048", "--json"];
+    let tokens = [
+        "--batch-tokens",
+        "256",
+        "--window-tokens",
+        "128",
+        "--validation-tokens",
+        "128",
+    ];
+    let all = with.iter().chain(&sizes).chain(&tokens).chain(more);
+    all.map(|argument| (*argument).to_owned()).collect()
+}
+
+fn as_str(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
+/// The perplexity that follows from the runtime's logits.
+fn in_the_runtime(subnet: &Subnet<'_>, windows: &TokenWindows) -> f64 {
+    let folder = tempfile::tempdir().unwrap();
+    export_onnx(folder.path(), subnet, None, LogitRows::All).unwrap();
+    let file = folder.path().join("logits");
+    let mut agent = Agent::start(&lathe_tests::agent()).unwrap();
+    let tokens = windows.first(windows.window_len() + 1);
+    let inputs = &tokens[..windows.window_len()];
+    agent
+        .generate(GenerateJob {
+            model: folder.path().join(MODEL_FILE),
+            session: SessionConfig { threads: 2 },
+            prompt: inputs.iter().map(|token| i64::from(*token)).collect(),
+            max_new_tokens: 1,
+            logits: Some(file.clone()),
+        })
+        .unwrap();
+    let bytes = fs::read(&file).unwrap();
+    let logits = bytes.chunks_exact(4);
+    let logits: Vec<f64> = logits
+        .map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])))
+        .collect();
+    let vocab = subnet.supernet().model().vocab_size;
+    let rows = logits.chunks_exact(vocab).zip(&tokens[1..]);
+    let losses = rows.map(|(row, target)| {
+        let total: f64 = row.iter().map(|v| v.exp()).sum();
+        total.ln() - row[*target as usize]
+    });
+    (losses.sum::<f64>() / windows.window_len() as f64).exp()
+}
+
+#[test]
+fn a_healed_network_scores_after_its_export_as_in_training() {
+    let (desk, config) = desk();
+    for (out, more) in [
+        ("all", &["--learning-rate", "3e-3"][..]),
+        ("adapters", &["--rank", "4", "--learning-rate", "1e-2"]),
+    ] {
+        let arguments = heal(&desk, out, &[&["--steps", "30"], more].concat());
+        let healed = desk.succeeds(&as_str(&arguments));
+        let healed: serde_json::Value = serde_json::from_str(&healed).unwrap();
+        let number = |name: &str, at: usize| healed[name][at].as_f64().unwrap();
+        assert!(number("validation_kl", 1) < 0.8 * number("validation_kl", 0));
+        let in_training = number("validation_perplexity", 1);
+
+        let checkpoint = Checkpoint::load(desk.model().as_ref()).unwrap();
+        let text = desk.path("text.txt");
+        let text = lathe_compress::load_text(&lathe_tests::cache(), Some(&text)).unwrap();
+        let windows = text.windows(Split::Search, &checkpoint.tokenizer, 1, 128);
+        let windows = windows.unwrap();
+        let supernet = Supernet::unordered(&checkpoint.config, checkpoint.weights);
+        let weights = desk.path(out).join("weights.safetensors");
+        let weights = Parameters::load(&weights, &supernet, &config).unwrap();
+        let subnet = weights.subnet(&supernet, &config).unwrap();
+        let loaded = perplexity(&subnet, &windows).unwrap().perplexity();
+        let exported = in_the_runtime(&subnet, &windows);
+        for found in [loaded, exported] {
+            assert!(
+                (found / in_training - 1.0).abs() < 1e-3,
+                "{found} {in_training}"
+            );
+        }
+
+        // The folder is a sub-network to every command.
+        let (model, text, folder) = (desk.model(), desk.text("text.txt"), desk.text(out));
+        let common = ["--model", &model, "--subnet", &folder, "--text", &text];
+        let scored = ["evaluate", "--tokens", "256", "--task", "kl", "--json"];
+        let scored = desk.succeeds(&[&scored[..], &common].concat());
+        let scored: serde_json::Value = serde_json::from_str(&scored).unwrap();
+        assert!(scored["kl_divergence"].as_f64().unwrap() > 0.0);
+        let exported = desk.text("exported");
+        desk.succeeds(&[&["export", "--out", &exported][..], &common].concat());
+        let manifest = fs::read_to_string(desk.path("exported/subnet.yaml")).unwrap();
+        assert!(manifest.contains("trained: true") && !manifest.contains("kept"));
+        assert!(!desk.path(out).join("state.safetensors").exists());
+        assert!(desk.fails(&as_str(&arguments)).contains("finished"));
+    }
+}
+
+/// Ends a healing when it has made some steps, and returns how it ended.
+fn stop(desk: &Desk, arguments: &[String], out: &str, signal: &str) -> Option<i32> {
+    let metrics = desk.path(out).join("metrics.jsonl");
+    let mut child = desk
+        .command(&as_str(arguments))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = || fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+    let (before, clock) = (lines(), Instant::now());
+    while lines() < before + 12 && clock.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let id = child.id().to_string();
+    let sent = Command::new("kill").args([signal, &id]).status().unwrap();
+    assert!(sent.success());
+    child.wait().unwrap().code()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_training_that_was_stopped_gives_the_same_weights() {
+    let (desk, _) = desk();
+    let more = [
+        "--steps",
+        "120",
+        "--save-every",
+        "7",
+        "--validate-every",
+        "50",
+    ];
+    desk.succeeds(&as_str(&heal(&desk, "straight", &more)));
+    let begin = heal(&desk, "stopped", &more);
+    let resume = heal(&desk, "stopped", &[&more[..], &["--resume"]].concat());
+    assert!(desk.fails(&as_str(&resume)).contains("--resume"));
+    // Killed without warning, then asked to stop.
+    assert_eq!(stop(&desk, &begin, "stopped", "-KILL"), None);
+    assert!(desk.fails(&as_str(&begin)).contains("--resume"));
+    assert_eq!(stop(&desk, &resume, "stopped", "-INT"), Some(130));
+    assert!(!desk.path("stopped/weights.safetensors").exists());
+    desk.succeeds(&as_str(&resume));
+    let weights = |out: &str| fs::read(desk.path(out).join("weights.safetensors")).unwrap();
+    assert!(weights("straight") == weights("stopped"));
+    let losses = |out: &str| -> Vec<(u64, Option<String>)> {
+        let text = fs::read_to_string(desk.path(out).join("metrics.jsonl")).unwrap();
+        let line = |line: &str| {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            let loss = value.get("loss").map(ToString::to_string);
+            (value["step"].as_u64().unwrap(), loss)
+        };
+        text.lines().map(line).collect()
+    };
+    assert_eq!(losses("straight"), losses("stopped"));
+}
+
+#[test]
+fn what_cannot_be_healed_is_refused() {
+    let (desk, _) = desk();
+    let refused = |more: &[&str]| desk.fails(&as_str(&heal(&desk, "out", more)));
+    let steps = ["--steps", "2"];
+    assert!(refused(&["--steps", "0"]).contains("--steps"));
+    assert!(refused(&["--steps", "2", "--targets", "q"]).contains("--rank"));
+    assert!(refused(&[&steps[..], &["--distill-share", "2"]].concat()).contains("distill_share"));
+    assert!(refused(&[&steps[..], &["--train-text", "/no"]].concat()).contains("/no"));
+    let diverged = [
+        "--steps",
+        "20",
+        "--learning-rate",
+        "1e6",
+        "--warmup-steps",
+        "0",
+    ];
+    let message = refused(&diverged);
+    assert!(message.contains("learning rate"), "{message}");
+
+    let healed = desk.path("healed");
+    desk.succeeds(&as_str(&heal(&desk, "healed", &steps)));
+    let (model, folder) = (desk.model(), desk.text("healed"));
+    let evaluate = ["evaluate", "--model", &model, "--subnet", &folder];
+    let weights = healed.join("weights.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    for damaged in [&whole[..20], &whole[..whole.len() / 2], b"nothing"] {
+        fs::write(&weights, damaged).unwrap();
+        assert!(desk.fails(&evaluate).contains("weights.safetensors"));
+    }
+    let manifest = healed.join("subnet.yaml");
+    let yaml = fs::read_to_string(&manifest).unwrap();
+    let elsewhere = yaml.replace("weights: weights", "weights: ../weights");
+    assert_ne!(yaml, elsewhere);
+    fs::write(&manifest, elsewhere).unwrap();
+    assert!(desk.fails(&evaluate).contains("weights"));
+    assert!(Path::new(&folder).is_dir());
+}
