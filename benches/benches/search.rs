@@ -1,7 +1,7 @@
 //! The front and what it is made with.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use lathe_search::{Choice, Evaluation, additive_front, hypervolume, pareto_front};
+use lathe_search::{Choice, Evaluation, Trial, additive_front, hypervolume, pareto_front};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -11,10 +11,7 @@ fn fronts(c: &mut Criterion) {
         .map(|_| {
             let x: f64 = rng.random_range(0.0..1.0);
             let objectives = vec![x, 1.0 / (0.1 + x) + rng.random_range(0.0..1.0)];
-            Evaluation {
-                genome: Vec::new(),
-                objectives,
-            }
+            Trial::full(Vec::new()).with_objectives(objectives)
         })
         .collect();
     let points: Vec<[f64; 2]> = evaluations

@@ -7,6 +7,7 @@ use lathe_latency::{
     DeviceFingerprint, Entry, LatencyStatistics, LatencyTable, MemoryModel, ModelDescription,
     Protocol, RuntimeFingerprint, TABLE_VERSION,
 };
+use lathe_search::Trial;
 
 use super::*;
 use crate::LatencyObjective;
@@ -137,10 +138,7 @@ impl Fixture {
             let genes = genome.iter().enumerate();
             // Later layers matter a little less, so that no two networks are alike.
             let later: usize = genes.map(|(index, gene)| gene * (4 - index)).sum();
-            Evaluation {
-                objectives: vec![0.0, kl + 1e-3 * later as f64],
-                genome,
-            }
+            Trial::full(genome).with_objectives(vec![0.0, kl + 1e-3 * later as f64])
         };
         Self {
             folder: tempfile::tempdir().unwrap(),
@@ -148,9 +146,11 @@ impl Fixture {
                 problem: "small on a machine, 128+64, Tpot".to_owned(),
                 cardinalities: space.cardinalities(),
                 objectives: vec!["latency_us".to_owned(), KL_DIVERGENCE.to_owned()],
+                low_fidelities: Vec::new(),
                 method: "random".to_owned(),
                 options: String::new(),
                 seed: 1,
+                batch: 1,
             },
             evaluations: genomes.map(evaluation).collect(),
             space,
