@@ -253,7 +253,7 @@ fn a_finished_study_is_asked_for_other_fronts() {
     let chosen =
         lathe_compress::read_subnet(&desk.path("front/chosen.yaml"), &other.model.dimensions);
     let full = SubnetConfig::full(&other.model.dimensions);
-    assert_eq!(chosen.unwrap().layers, full.layers);
+    assert_eq!(chosen.unwrap().config.layers, full.layers);
     assert!(desk.path("front/front.yaml").is_file());
 
     // A merged study keeps what it chose among.
