@@ -66,7 +66,7 @@ pub enum Command {
     Narrow(Narrow),
     /// Train a sub-network's weights to answer as the full model does
     #[command(
-        after_help = "Examples:\n  cargo xtask heal --subnet chosen.yaml --out runs/healed --minutes 30\n  cargo xtask heal --subnet chosen.yaml --out runs/healed --steps 500 --rank 16 --learning-rate 1e-3\n  cargo xtask heal --subnet chosen.yaml --out runs/healed --minutes 30 --resume\n  cargo xtask evaluate --subnet runs/healed\n  cargo xtask export --subnet runs/healed --out runs/model"
+        after_help = "Examples:\n  cargo xtask heal --subnet chosen.yaml --out runs/healed --minutes 30\n  cargo xtask heal --subnet chosen.yaml --out runs/healed --steps 500 --rank 16 --learning-rate 2e-3\n  cargo xtask heal --subnet chosen.yaml --out runs/healed --minutes 30 --resume\n  cargo xtask evaluate --subnet runs/healed\n  cargo xtask export --subnet runs/healed --out runs/model"
     )]
     Heal(Heal),
     /// Hold the search against structural pruning baselines at equal latency
@@ -442,7 +442,7 @@ pub struct Heal {
         requires = "rank"
     )]
     pub targets: Vec<Target>,
-    /// Highest learning rate [default: 3e-4, of adapters 1e-3]
+    /// Highest learning rate [default: 3e-4, of adapters 3e-3]
     #[arg(long, value_name = "X", value_parser = positive)]
     pub learning_rate: Option<f64>,
     /// Steps over which the learning rate rises, at most half of all

@@ -257,6 +257,7 @@ impl Run<'_> {
         }
         let validation = begin.elapsed();
         let mut timed = Duration::ZERO;
+        let mut unsaved = 0;
         while !trainer.is_done() {
             if (healing.is_interrupted)() {
                 trainer.save(&healing.path(STATE))?;
@@ -290,8 +291,10 @@ impl Run<'_> {
             if report.step % healing.validate_every == 0 || trainer.is_done() {
                 validation_kl = self.validate(trainer)?;
             }
-            if report.step % healing.save_every == 0 && !trainer.is_done() {
+            unsaved += 1;
+            if unsaved >= healing.save_every && trainer.is_sound() && !trainer.is_done() {
                 trainer.save(&healing.path(STATE))?;
+                unsaved = 0;
             }
             watch(HealingEvent::Trained {
                 report,

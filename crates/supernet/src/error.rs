@@ -82,14 +82,14 @@ pub enum SupernetError {
     },
     /// A training went wrong.
     #[error(
-        "step {step}: the loss is {loss} nats a token, the lowest was {lowest}: a lower learning rate may help"
+        "step {step}: the loss is {loss} nats a token, the lowest median of five steps was {lowest}: a lower learning rate may help"
     )]
     Diverged {
         /// The step, from 1; it was not made.
         step: usize,
         /// Its loss.
         loss: f64,
-        /// The lowest before.
+        /// The lowest median of five steps before.
         lowest: f64,
     },
     /// A gradient was asked of rounded weights.

@@ -13,7 +13,7 @@ use crate::interrupt;
 use crate::progress::Steps;
 
 /// Learning rates by default, of all weights and of adapters.
-const LEARNING_RATES: [f64; 2] = [3e-4, 1e-3];
+const LEARNING_RATES: [f64; 2] = [3e-4, 3e-3];
 /// Stopped by Ctrl-C, as shells report it.
 const INTERRUPTED: u8 = 130;
 

@@ -10,6 +10,7 @@
 
 mod adamw;
 mod adapters;
+mod losses;
 mod order;
 mod schedule;
 mod settings;

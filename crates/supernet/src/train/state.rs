@@ -6,6 +6,7 @@ use std::path::Path;
 use lathe_arch::SubnetConfig;
 
 use super::adamw::Moments;
+use super::losses::Losses;
 use super::settings::TrainSettings;
 use super::trainable::Trainable;
 use crate::SupernetError;
@@ -24,7 +25,7 @@ pub(super) struct State {
     pub moments: Moments,
     /// Steps made.
     pub step: usize,
-    pub lowest_loss: f64,
+    pub losses: Losses,
 }
 
 /// Names of the metadata fields.
@@ -32,7 +33,7 @@ const FORMAT: &str = "format";
 const MADE_OF: &str = "made_of";
 const SETTINGS: &str = "settings";
 const STEP: &str = "step";
-const LOWEST_LOSS: &str = "lowest_loss";
+const LOSSES: &str = "losses";
 
 const PRESENT_FORMAT: &str = "lathe training 1";
 
@@ -74,8 +75,8 @@ impl State {
             ),
             (STEP.to_owned(), self.step.to_string()),
             (
-                LOWEST_LOSS.to_owned(),
-                self.lowest_loss.to_bits().to_string(),
+                LOSSES.to_owned(),
+                serde_json::to_string(&self.losses).map_err(json)?,
             ),
         ]);
         let mut tensors = self.trained.named(TRAINED);
@@ -118,10 +119,8 @@ impl State {
                 field(SETTINGS)
             )));
         }
-        let number = |name: &str| {
-            let number = field(name).parse::<u64>();
-            number.map_err(|_| file.format(&format!("{name} is no number")))
-        };
+        let step = field(STEP).parse();
+        let step = step.map_err(|_| file.format("the number of steps is missing"))?;
         let model = supernet.model();
         let read = |prefix| {
             let lora = found.lora.as_ref();
@@ -138,8 +137,9 @@ impl State {
                 first: read(FIRST)?,
                 second: read(SECOND)?,
             },
-            step: number(STEP)? as usize,
-            lowest_loss: f64::from_bits(number(LOWEST_LOSS)?),
+            step,
+            losses: serde_json::from_str(field(LOSSES))
+                .map_err(|error| file.format(&format!("losses: {error}")))?,
             settings: found,
         };
         state.check(&file)?;

@@ -4,6 +4,7 @@ use lathe_arch::SubnetConfig;
 
 use super::adamw::{Moments, Update, norm};
 use super::adapters::Adapters;
+use super::losses::Losses;
 use super::order::Order;
 use super::schedule;
 use super::settings::TrainSettings;
@@ -24,10 +25,6 @@ use crate::text::TokenWindows;
 
 /// Tokens run together: bounds the memory of the activations, which are kept for the way back.
 const BATCH_TOKENS: usize = 1024;
-/// A loss of more than this many times the lowest, and [`DIVERGED_NATS`] on top, is no noise.
-const DIVERGED_FACTOR: f64 = 4.0;
-/// See [`DIVERGED_FACTOR`].
-const DIVERGED_NATS: f64 = 1.0;
 
 /// What one step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -109,7 +106,7 @@ impl<'a> Trainer<'a> {
             trained,
             base,
             step: 0,
-            lowest_loss: f64::INFINITY,
+            losses: Losses::default(),
             settings,
         };
         Self::of(supernet, config, text, state)
@@ -179,6 +176,11 @@ impl<'a> Trainer<'a> {
         self.state.settings.steps = Some(steps);
     }
 
+    /// Whether nothing looks as if the training went wrong: its state is worth keeping.
+    pub fn is_sound(&self) -> bool {
+        !self.state.losses.is_last_high()
+    }
+
     /// Whether all steps are made.
     pub fn is_done(&self) -> bool {
         self.steps().is_some_and(|steps| self.state.step >= steps)
@@ -214,8 +216,8 @@ impl<'a> Trainer<'a> {
     /// Makes one step.
     ///
     /// # Errors
-    /// When the loss or its gradient is not a number, or the loss is many times the lowest so far;
-    /// the weights are then as they were before.
+    /// When the loss or its gradient is not a number, or the losses of the last steps are many times
+    /// the lowest so far; the weights are then as they were before.
     pub fn step(&mut self) -> Result<StepReport, SupernetError> {
         let settings = self.state.settings.clone();
         let step = self.state.step;
@@ -224,14 +226,14 @@ impl<'a> Trainer<'a> {
         let sum = self.differentiate(&windows)?;
         let (loss, next_token_loss) = (sum.loss / tokens as f64, sum.next_token / tokens as f64);
         let gradient_norm = norm(&self.gradient);
-        let limit = DIVERGED_FACTOR * self.state.lowest_loss + DIVERGED_NATS;
-        if !loss.is_finite() || !gradient_norm.is_finite() || loss > limit {
+        let losses = self.state.losses.with(loss);
+        let Some(losses) = losses.filter(|_| gradient_norm.is_finite()) else {
             return Err(SupernetError::Diverged {
                 step: step + 1,
                 loss,
-                lowest: self.state.lowest_loss,
+                lowest: self.state.losses.lowest(),
             });
-        }
+        };
         let share = schedule::share(step, settings.warmup_steps, settings.steps);
         let learning_rate = settings.learning_rate * share;
         let update = Update {
@@ -246,7 +248,7 @@ impl<'a> Trainer<'a> {
         moments.apply(trained, &self.gradient, &update);
         self.merge();
         self.state.step += 1;
-        self.state.lowest_loss = self.state.lowest_loss.min(loss);
+        self.state.losses = losses;
         Ok(StepReport {
             step: step + 1,
             loss,
