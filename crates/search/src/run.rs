@@ -158,7 +158,8 @@ fn stored(study: &Study, number: usize, trial: &Trial) -> Result<Option<Outcome>
     }))
 }
 
-/// Evaluates the trials `numbers` and keeps what comes out, even when one of them fails.
+/// Evaluates the trials `numbers` and keeps what comes out, even when one of them fails. What another
+/// process has kept in the meantime is left out.
 fn make<P: Problem>(
     problem: &mut P,
     study: &mut Study,
@@ -184,15 +185,14 @@ fn make<P: Problem>(
             .and_then(|objectives| checked(problem, trial.with_objectives(objectives)));
         match evaluation {
             Ok(evaluation) => {
-                study.keep(number, &evaluation, wall)?;
-                made.push((number, evaluation));
+                if study.keep(number, &evaluation, wall)? {
+                    made.push((number, evaluation));
+                }
             }
             Err(error) => failure = failure.or(Some(error)),
         }
     }
-    if trials.len() > 1 {
-        study.release()?;
-    }
+    study.release()?;
     failure.map_or(Ok(made), Err)
 }
 

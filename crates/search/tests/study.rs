@@ -424,6 +424,53 @@ fn a_batch_is_evaluated_at_once_and_what_succeeds_is_kept() {
 }
 
 #[test]
+fn what_another_process_keeps_first_is_what_counts() {
+    /// In whose every evaluation another study on the same file is faster, and finds one second more.
+    struct Late {
+        knapsack: Knapsack,
+        first: Study,
+    }
+    impl Problem for Late {
+        type Error = PowerCut;
+        fn space(&self) -> &Space {
+            self.knapsack.space()
+        }
+        fn objective_names(&self) -> Vec<&str> {
+            self.knapsack.objective_names()
+        }
+        fn evaluate(&mut self, trial: &Trial) -> Result<Vec<f64>, PowerCut> {
+            let number = self.knapsack.made;
+            let own = self.knapsack.evaluate(trial)?;
+            let other = trial.clone().with_objectives(vec![own[0] + 1.0, own[1]]);
+            assert!(self.first.keep(number, &other, Duration::ZERO).unwrap());
+            Ok(own)
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("study.db");
+    let knapsack = Knapsack::new(None);
+    let mut random = searcher("random", 1);
+    let header = StudyHeader::of(&knapsack, &*random, 1);
+    let mut study = Study::open_or_create(&path, &header, false).unwrap();
+    let first = Study::open_or_create(&path, &header, true).unwrap();
+    let mut problem = Late { knapsack, first };
+    let mut told = Vec::new();
+    run(&mut problem, &mut *random, &mut study, 7, |progress| {
+        told.push(progress.evaluation.clone());
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(told, study.evaluations().unwrap());
+    let of = |evaluation: &Evaluation| evaluation.objectives[0];
+    let whole = whole_run("random", 1, 7);
+    assert!(
+        told.iter()
+            .zip(&whole)
+            .all(|(told, own)| of(told) == of(own) + 1.0)
+    );
+}
+
+#[test]
 fn a_callback_stops_the_run() {
     let mut problem = Knapsack::new(None);
     let mut random = searcher("random", 1);

@@ -93,7 +93,10 @@ impl Known {
         let trial = Trial::full(genome);
         let objectives = problem.evaluate(&trial)?;
         let evaluation = trial.with_objectives(objectives);
-        self.study.keep(self.next, &evaluation, clock.elapsed())?;
+        // Another process may have taken the number.
+        while !self.study.keep(self.next, &evaluation, clock.elapsed())? {
+            self.next += 1;
+        }
         self.next += 1;
         self.objectives
             .insert(evaluation.genome, evaluation.objectives.clone());

@@ -31,6 +31,7 @@ pub struct Study {
     connection: Connection,
     header: StudyHeader,
     claimant: Claimant,
+    has_claims: bool,
 }
 
 impl Study {
@@ -116,6 +117,7 @@ impl Study {
             connection,
             header,
             claimant: Claimant::new(),
+            has_claims: false,
         };
         study.visit(|_| ())?;
         Ok(study)
@@ -253,8 +255,8 @@ impl Study {
         Ok(())
     }
 
-    /// Keeps the outcome of trial `number`, of which the first one counts; when this returns, it is on
-    /// the disk.
+    /// Keeps the outcome of trial `number`; when this returns true, it is on the disk. False where
+    /// another process was first: its outcome counts.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -263,7 +265,7 @@ impl Study {
         number: usize,
         evaluation: &Evaluation,
         wall: Duration,
-    ) -> Result<(), SearchError> {
+    ) -> Result<bool, SearchError> {
         self.insert(&Record {
             number,
             evaluation: evaluation.clone(),
@@ -272,10 +274,9 @@ impl Study {
         })
     }
 
-    fn insert(&self, record: &Record) -> Result<(), SearchError> {
+    fn insert(&self, record: &Record) -> Result<bool, SearchError> {
         let inserted = record.insert(&self.connection);
-        inserted.map_err(|fault| damaged(&self.path, &fault))?;
-        Ok(())
+        inserted.map_err(|fault| damaged(&self.path, &fault))
     }
 
     /// Claims the first `most` of the trials `numbers` that no other process is at, and that are not
@@ -285,14 +286,19 @@ impl Study {
         numbers: &[usize],
         most: usize,
     ) -> Result<Vec<usize>, SearchError> {
+        self.has_claims = true;
         let claimed = claim::claim(&mut self.connection, self.claimant, numbers, most);
         claimed.map_err(|error| damaged(&self.path, &error))
     }
 
     /// Gives up what was claimed.
-    pub(crate) fn release(&self) -> Result<(), SearchError> {
-        let released = claim::release(&self.connection, self.claimant);
-        released.map_err(|error| damaged(&self.path, &error))
+    pub(crate) fn release(&mut self) -> Result<(), SearchError> {
+        if self.has_claims {
+            let released = claim::release(&self.connection, self.claimant);
+            released.map_err(|error| damaged(&self.path, &error))?;
+            self.has_claims = false;
+        }
+        Ok(())
     }
 }
 
