@@ -177,7 +177,9 @@ fn on_path(program: &str) -> Option<PathBuf> {
 fn ndk_clang(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, String> {
     const VARIABLES: [&str; 2] = ["ANDROID_NDK_HOME", "ANDROID_NDK_ROOT"];
     let get = |name: &str| variable(name).filter(|value| !value.is_empty());
-    let set = VARIABLES.into_iter().find_map(|name| Some((name, get(name)?)));
+    let set = VARIABLES
+        .into_iter()
+        .find_map(|name| Some((name, get(name)?)));
     let Some((name, ndk)) = set else {
         return Err(format!(
             "get Android's NDK and name its folder in {}",
@@ -266,7 +268,10 @@ fn least_glibc(program: &[u8]) -> Option<String> {
     let minors = versions.filter_map(|(at, _)| {
         let rest = &program[at + PREFIX.len()..];
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        std::str::from_utf8(&rest[..digits]).ok()?.parse::<u32>().ok()
+        std::str::from_utf8(&rest[..digits])
+            .ok()?
+            .parse::<u32>()
+            .ok()
     });
     minors.max().map(|minor| format!("2.{minor}"))
 }
@@ -278,7 +283,9 @@ mod tests {
     #[test]
     fn the_oldest_clang_that_is_new_enough_is_taken() {
         let folder = tempfile::tempdir().unwrap();
-        let bin = folder.path().join("toolchains/llvm/prebuilt/linux-x86_64/bin");
+        let bin = folder
+            .path()
+            .join("toolchains/llvm/prebuilt/linux-x86_64/bin");
         fs::create_dir_all(&bin).unwrap();
         let found = |named: Option<&str>| {
             ndk_clang(|name| (Some(name) == named).then(|| folder.path().into()))
@@ -288,7 +295,10 @@ mod tests {
             fs::write(bin.join(format!("aarch64-linux-android{api}-clang")), "").unwrap();
         }
         let message = found(Some("ANDROID_NDK_ROOT")).unwrap_err();
-        assert!(message.contains("ANDROID_NDK_ROOT") && message.contains("24"), "{message}");
+        assert!(
+            message.contains("ANDROID_NDK_ROOT") && message.contains("24"),
+            "{message}"
+        );
         for name in ["android35-clang", "android26-clang", "android26-clang++"] {
             fs::write(bin.join(format!("aarch64-linux-{name}")), "").unwrap();
         }
@@ -309,7 +319,10 @@ mod tests {
         let cache = Cache::at(folder.path(), crate::Pip::default()).unwrap();
         let error = find_built_agent(&cache, Target::AndroidAarch64).unwrap_err();
         let message = error.to_string();
-        assert!(message.contains("cargo xtask agent --target aarch64-linux-android"), "{message}");
+        assert!(
+            message.contains("cargo xtask agent --target aarch64-linux-android"),
+            "{message}"
+        );
         install(b"program", &agent_path(&cache, Target::AndroidAarch64)).unwrap();
         let found = find_built_agent(&cache, Target::AndroidAarch64).unwrap();
         assert_eq!(fs::read(found).unwrap(), b"program");

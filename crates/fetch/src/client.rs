@@ -34,10 +34,7 @@ pub fn download(
     let errors = file
         .try_clone()
         .map_err(|source| FetchError::io(&log, source))?;
-    command
-        .stdin(Stdio::null())
-        .stdout(file)
-        .stderr(errors);
+    command.stdin(Stdio::null()).stdout(file).stderr(errors);
     let program = Path::new(command.get_program()).to_owned();
     let mut child = command
         .spawn()

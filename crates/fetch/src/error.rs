@@ -83,7 +83,9 @@ pub enum FetchError {
         platform: String,
     },
     /// The agent was not built for a device's kind.
-    #[error("the agent for {target} is not built: cargo xtask agent --target {target}\n(it would be {path})")]
+    #[error(
+        "the agent for {target} is not built: cargo xtask agent --target {target}\n(it would be {path})"
+    )]
     NotBuilt {
         /// Where it would be.
         path: PathBuf,

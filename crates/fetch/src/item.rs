@@ -168,7 +168,8 @@ impl Item {
                 continue;
             }
             let mut out = File::create(to).map_err(|source| FetchError::io(to, source))?;
-            std::io::copy(&mut entry.by_ref().take(MAX_ARCHIVE_BYTES), &mut out).map_err(damaged)?;
+            std::io::copy(&mut entry.by_ref().take(MAX_ARCHIVE_BYTES), &mut out)
+                .map_err(damaged)?;
             return Ok(to.to_owned());
         }
         Err(self.wrong(format!("it holds no `{name}`")))

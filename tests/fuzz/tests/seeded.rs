@@ -35,7 +35,11 @@ fn no_input_breaks_a_reader() {
             }
             run(target, &format!("input {number}, of seed {name}"), input);
         }
-        println!("{}: {INPUTS} inputs in {:.1} s", target.name, clock.elapsed().as_secs_f64());
+        println!(
+            "{}: {INPUTS} inputs in {:.1} s",
+            target.name,
+            clock.elapsed().as_secs_f64()
+        );
     }
 }
 
@@ -72,6 +76,9 @@ fn seeds_are_sound() {
         let path = Target::find(target).unwrap().seeds_folder().join(seed);
         lathe_supernet::checkpoint::Checkpoint::load(&path).unwrap();
     }
-    let table = Target::find("table").unwrap().seeds_folder().join("profile");
+    let table = Target::find("table")
+        .unwrap()
+        .seeds_folder()
+        .join("profile");
     lathe_latency::LatencyTable::load(&table).unwrap();
 }

@@ -33,9 +33,9 @@ pub fn run(arguments: &Agent) -> anyhow::Result<()> {
         return print_json(&built);
     }
     println!("{}", built.path.display());
-    let glibc = built
-        .least_glibc
-        .map_or(String::new(), |version| format!(", needs glibc {version} or newer"));
+    let glibc = built.least_glibc.map_or(String::new(), |version| {
+        format!(", needs glibc {version} or newer")
+    });
     println!("{:.1} MB{glibc}", built.bytes as f64 / 1e6);
     Ok(())
 }

@@ -95,8 +95,12 @@ impl Gguf {
         if tensors > most || fields > most {
             return None;
         }
-        let fields = (0..fields).map(|_| Field::parse(&mut rest)).collect::<Option<_>>()?;
-        let tensors = (0..tensors).map(|_| Tensor::parse(&mut rest)).collect::<Option<_>>()?;
+        let fields = (0..fields)
+            .map(|_| Field::parse(&mut rest))
+            .collect::<Option<_>>()?;
+        let tensors = (0..tensors)
+            .map(|_| Tensor::parse(&mut rest))
+            .collect::<Option<_>>()?;
         let header = input.len() - rest.len();
         let data = input.get(header.next_multiple_of(32)..).unwrap_or(&[]);
         Some(Self {
@@ -164,7 +168,12 @@ impl Gguf {
         match rng.random_range(0..6) {
             0 => drop(self.fields.remove(at)),
             1 => self.fields.push(other),
-            2 => *field = Field { key: field.key.clone(), ..other },
+            2 => {
+                *field = Field {
+                    key: field.key.clone(),
+                    ..other
+                }
+            }
             3 => field.change_kind(rng),
             4 if field.is_list => field.change_list(rng),
             _ => field.change_item(rng),
@@ -208,7 +217,10 @@ impl Field {
         }
         let item = |_| match kind {
             TEXT => take_text(rest),
-            kind => take(rest, *SCALARS.get(kind as usize).filter(|width| **width > 0)?),
+            kind => take(
+                rest,
+                *SCALARS.get(kind as usize).filter(|width| **width > 0)?,
+            ),
         };
         let items = (0..count).map(item).collect::<Option<_>>()?;
         Some(Self {
@@ -252,7 +264,9 @@ impl Field {
         let mut wide = [0; 8];
         wide[..item.len()].copy_from_slice(item);
         let new = match self.kind {
-            6 => u64::from([f32::NAN, f32::INFINITY, -1.0, 0.0, 1e30][rng.random_range(0..5)].to_bits()),
+            6 => u64::from(
+                [f32::NAN, f32::INFINITY, -1.0, 0.0, 1e30][rng.random_range(0..5)].to_bits(),
+            ),
             _ => changed(rng, u64::from_le_bytes(wide)),
         };
         let width = item.len();

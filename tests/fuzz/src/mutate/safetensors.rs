@@ -35,7 +35,10 @@ fn lay_out(header: &mut Vec<u8>, data: &mut Vec<u8>) {
         return;
     };
     let mut end = 0u64;
-    for (_, info) in tensors.iter_mut().filter(|(name, _)| *name != "__metadata__") {
+    for (_, info) in tensors
+        .iter_mut()
+        .filter(|(name, _)| *name != "__metadata__")
+    {
         let width = match info["dtype"].as_str() {
             Some("F64" | "I64" | "U64") => 8,
             Some("F32" | "I32" | "U32") => 4,

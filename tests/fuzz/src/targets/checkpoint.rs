@@ -52,7 +52,9 @@ pub fn config(input: &[u8]) {
     if let Ok(config) = read_config(&folder) {
         config.validate().expect("what was read is a model");
         let layers = config.num_hidden_layers;
-        let _types: Vec<_> = [0, layers / 2, layers - 1].map(|layer| config.layer_type(layer)).into();
+        let _types: Vec<_> = [0, layers / 2, layers - 1]
+            .map(|layer| config.layer_type(layer))
+            .into();
         let _scale = config.attention_scale();
     }
     if let Ok(checkpoint) = Checkpoint::load(&folder) {

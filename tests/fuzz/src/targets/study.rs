@@ -12,7 +12,12 @@ use super::{file, written};
 /// A study.
 pub fn study(input: &[u8]) {
     let path = file("study.db");
-    for name in ["study.db", "study.db-wal", "study.db-shm", "study.db-journal"] {
+    for name in [
+        "study.db",
+        "study.db-wal",
+        "study.db-shm",
+        "study.db-journal",
+    ] {
         let _absent = fs::remove_file(file(name));
     }
     match serde_json::from_slice(input) {
@@ -26,11 +31,14 @@ pub fn study(input: &[u8]) {
         let header = study.header();
         let objectives = header.objectives.len();
         if let Ok(records) = study.records() {
-            let fits = |record: &lathe_search::Record| {
-                record.evaluation.objectives.len() == objectives
-            };
+            let fits =
+                |record: &lathe_search::Record| record.evaluation.objectives.len() == objectives;
             assert!(records.iter().all(fits));
-            assert!(study.evaluations().is_ok_and(|all| all.len() == records.len()));
+            assert!(
+                study
+                    .evaluations()
+                    .is_ok_and(|all| all.len() == records.len())
+            );
         }
     }
 }
@@ -50,7 +58,14 @@ fn fill(path: &Path, contents: &Value) -> rusqlite::Result<()> {
         let text = |index: usize| row[index].to_string();
         connection.execute(
             "INSERT OR IGNORE INTO evaluation VALUES (?, ?, ?, ?, ?, ?)",
-            (scalar(&row[0]), text(1), text(2), text(3), scalar(&row[4]), scalar(&row[5])),
+            (
+                scalar(&row[0]),
+                text(1),
+                text(2),
+                text(3),
+                scalar(&row[4]),
+                scalar(&row[5]),
+            ),
         )?;
     }
     Ok(())

@@ -28,7 +28,9 @@ pub fn model(input: &[u8]) {
         return;
     };
     reads_back(&spec);
-    let space = spec.search_space.map(|choices| SearchSpace::new(&tiny(), &spec.name, &choices));
+    let space = spec
+        .search_space
+        .map(|choices| SearchSpace::new(&tiny(), &spec.name, &choices));
     if let Some(Ok(space)) = space {
         let full = space.full_genome();
         let subnet = space.decode(&full).expect("the full model is in the space");
@@ -73,7 +75,10 @@ pub fn table(input: &[u8]) {
     let again = path.with_file_name("again.yaml");
     table.save(&again).expect("a sound table can be written");
     let read = LatencyTable::load(&again).expect("what was written can be read");
-    assert!(read == table, "the table is another after writing and reading");
+    assert!(
+        read == table,
+        "the table is another after writing and reading"
+    );
 }
 
 /// Whether a value survives its own YAML.
