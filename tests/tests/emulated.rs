@@ -219,7 +219,11 @@ impl Emulated {
             out: &out,
             resume: false,
         };
-        profile(&request, |_, _| {}).unwrap();
+        let clock = std::time::Instant::now();
+        profile(&request, |share, what| {
+            println!("{:?} {share} {what}", clock.elapsed())
+        })
+        .unwrap();
         LatencyTable::load(&out).unwrap()
     }
 }
