@@ -187,7 +187,9 @@ fn tamed(line: Vec<u8>, folder: &Path) -> Vec<u8> {
         Job::Measure(job) => {
             threads(&mut job.session);
             for pass in &mut job.passes {
-                [&mut pass.batch, &mut pass.new_tokens, &mut pass.past_tokens].map(short);
+                short(&mut pass.batch);
+                short(&mut pass.new_tokens);
+                short(&mut pass.past_tokens);
                 pass.budget_us = pass.budget_us.min(1_000);
                 pass.min_turns = pass.min_turns.min(3);
                 pass.models.truncate(8);
@@ -198,7 +200,9 @@ fn tamed(line: Vec<u8>, folder: &Path) -> Vec<u8> {
             threads(&mut job.session);
             job.passes.truncate(4);
             for (batch, new_tokens, past_tokens) in &mut job.passes {
-                [batch, new_tokens, past_tokens].map(short);
+                short(batch);
+                short(new_tokens);
+                short(past_tokens);
             }
         }
         Job::Optimize(job) => {

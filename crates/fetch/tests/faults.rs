@@ -157,6 +157,53 @@ fn failures_are_named_and_leave_nothing_behind() {
 }
 
 #[test]
+fn a_file_inside_an_archive_inside_an_npm_package_is_found() {
+    let stage = Stage::new();
+    let archive = fs::read(stage.path("thing.whl.source")).unwrap();
+    let package = fs::File::create(stage.path("thing.tgz.source")).unwrap();
+    let gzip = flate2::write::GzEncoder::new(package, flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gzip);
+    let mut header = tar::Header::new_gnu();
+    header.set_size(archive.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "package/thing.aar", &archive[..])
+        .unwrap();
+    tar.into_inner().unwrap().finish().unwrap();
+    let npm = stage.path("npm");
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\n\
+         while [ \"$1\" != --pack-destination ]; do shift; done\n\
+         [ \"$3\" = thing@1.0 ] && cp '{}' \"$2/thing-1.0.tgz\"\n",
+        stage.path("thing.tgz.source").display()
+    );
+    fs::write(&npm, script).unwrap();
+    fs::set_permissions(&npm, fs::Permissions::from_mode(0o755)).unwrap();
+    let of = |archive: &str| Item {
+        source: Source::Npm {
+            archive: archive.to_owned(),
+        },
+        ..item(&sha256(), CONTENT.len() as u64)
+    };
+    let cache = |npm: &Path| stage.cache("exit 1").with_npm(Npm::program(npm));
+    let missing = of("package/thing.aar").fetch(&cache(Path::new("/nowhere")));
+    let message = missing.unwrap_err().to_string();
+    assert!(
+        message.contains("thing@1.0") && message.contains("do it yourself"),
+        "{message}"
+    );
+    let absent = of("package/other.aar").fetch(&cache(&npm));
+    assert!(
+        absent
+            .unwrap_err()
+            .to_string()
+            .contains("package/other.aar")
+    );
+    assert!(stage.left_behind().is_empty());
+    let path = of("package/thing.aar").fetch(&cache(&npm)).unwrap();
+    assert_eq!(fs::read(path).unwrap(), CONTENT);
+}
+
+#[test]
 fn two_at_once_both_succeed() {
     let stage = Stage::new();
     let item = item(&sha256(), CONTENT.len() as u64);
