@@ -120,11 +120,10 @@ fn toolchain() -> Result<Toolchain, String> {
             .output();
         asked.is_ok_and(|output| {
             let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-            output.status.success() && Path::new(&folder).join("..").is_dir() && {
-                let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
-                let mut names = entries.map(|entry| entry.file_name());
-                names.any(|name| name.to_string_lossy().starts_with("libstd-"))
-            }
+            let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+            let mut names = entries.map(|entry| entry.file_name());
+            output.status.success()
+                && names.any(|name| name.to_string_lossy().starts_with("libstd-"))
         })
     };
     let mut packages = Vec::new();
@@ -134,7 +133,8 @@ fn toolchain() -> Result<Toolchain, String> {
         }
     };
     let own = has_library("rustc");
-    if !own && !(has_library(DEBIAN.1) && Path::new(DEBIAN.0).is_file()) {
+    let debian = has_library(DEBIAN.1) && Path::new(DEBIAN.0).is_file();
+    if !(own || debian) {
         need(false, "cargo-web");
         need(false, "rustc-web");
         need(false, "libstd-rust-web-dev:arm64");
