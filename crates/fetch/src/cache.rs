@@ -2,13 +2,15 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::{FetchError, Pip};
+use crate::{FetchError, Npm, Pip};
 
-/// The folder in which everything fetched lies: `runtime/`, `models/` and `data/`.
+/// The folder in which everything fetched lies: `runtime/`, `models/` and `data/`, and the agents
+/// built for devices in `agent/`.
 #[derive(Debug, Clone)]
 pub struct Cache {
     root: PathBuf,
     pip: Pip,
+    npm: Npm,
 }
 
 impl Cache {
@@ -36,7 +38,13 @@ impl Cache {
         Ok(Self {
             root: root.to_owned(),
             pip,
+            npm: Npm::default(),
         })
+    }
+
+    /// The same cache, filled by `npm` where that is wanted.
+    pub fn with_npm(self, npm: Npm) -> Self {
+        Self { npm, ..self }
     }
 
     /// The folder.
@@ -46,6 +54,10 @@ impl Cache {
 
     pub(crate) fn pip(&self) -> &Pip {
         &self.pip
+    }
+
+    pub(crate) fn npm(&self) -> &Npm {
+        &self.npm
     }
 }
 

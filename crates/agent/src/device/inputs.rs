@@ -23,6 +23,18 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// ONNX Runtime's attention divides by the number of sequences and of new tokens, which ends the
+    /// process when there are none.
+    fn check(self) -> anyhow::Result<()> {
+        ensure!(
+            self.batch > 0 && self.new_tokens > 0,
+            "a pass of {} sequences and {} new tokens: expected at least one of each",
+            self.batch,
+            self.new_tokens
+        );
+        Ok(())
+    }
+
     fn of(self, symbol: &str) -> anyhow::Result<i64> {
         let total = self.past_tokens.checked_add(self.new_tokens);
         let size = match symbol {
@@ -47,6 +59,7 @@ pub fn bind(
     vocab_size: usize,
     seed: u64,
 ) -> anyhow::Result<IoBinding> {
+    sizes.check()?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut binding = session.create_binding()?;
     for input in session.inputs() {
@@ -133,4 +146,24 @@ pub fn shape(declared: &ValueType, sizes: Sizes) -> anyhow::Result<(TensorElemen
         bound.push(size);
     }
     Ok((*ty, bound))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_passes_are_refused() {
+        let check = |batch, new_tokens| {
+            let past_tokens = 8;
+            let sizes = Sizes {
+                batch,
+                new_tokens,
+                past_tokens,
+            };
+            sizes.check()
+        };
+        assert!(check(1, 1).is_ok());
+        assert!(check(0, 1).is_err() && check(1, 0).is_err());
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::CheckpointError;
@@ -176,6 +177,8 @@ impl Tokenizer {
     }
 
     fn from_json(at: At<'_>, json: String, vocab_size: usize) -> Result<Self, CheckpointError> {
+        let checked = serde_json::from_str::<Checked>(&json);
+        checked.map_err(|error| at.damaged(format!("tokenizer: {error}")))?;
         let inner = tokenizers::Tokenizer::from_bytes(&json);
         let inner = inner.map_err(|error| at.damaged(format!("tokenizer: {error}")))?;
         // Tokens that were added may lie outside: small Gemma models have no row for the one that
@@ -196,6 +199,14 @@ impl Tokenizer {
             chat_template: None,
         })
     }
+}
+
+/// What has to be sound JSON before the tokenizers crate reads it: it does not expect otherwise of a
+/// decoder, and panics.
+#[derive(Deserialize)]
+struct Checked {
+    #[serde(rename = "decoder", default)]
+    _decoder: Json,
 }
 
 /// `tokenizer_config.json` beside `tokenizer.json`, where there is one.
