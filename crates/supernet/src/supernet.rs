@@ -216,11 +216,10 @@ impl Supernet {
         });
         let recovery = self.recovery.iter().flatten();
         let recovery = recovery.flat_map(|layer| [layer.attention.digest(), layer.mlp.digest()]);
-        let trained = self.teacher.iter().flat_map(|_| {
-            let layers = self.layers.iter();
-            layers.flat_map(|layer| [&layer.q, &layer.o, &layer.gate, &layer.down].map(slice))
-        });
-        let trained = trained.flatten().map(|value| u64::from(value.to_bits()));
+        let trained = self.teacher.as_ref().map(|_| Parameters::of(&self.full()));
+        let trained = trained.iter().flat_map(Parameters::values);
+        let trained = trained.flat_map(|values| values.numbers);
+        let trained = trained.map(|value| u64::from(value.to_bits()));
         fnv(order
             .map(|index| *index as u64)
             .chain(recovery)
