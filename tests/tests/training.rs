@@ -51,8 +51,8 @@ fn a_trained_sub_network_scores_after_its_export_as_in_training() {
     let front = desk.text("front.yaml");
     let table = desk.profile();
     for (out, more) in [
-        ("all", &["--steps", "30"][..]),
-        ("adapters", &["--steps", "30", "--rank", "4"]),
+        ("all", &["--steps", "80"][..]),
+        ("adapters", &["--steps", "80", "--rank", "4"]),
     ] {
         let trained = desk.succeeds(&as_str(&train(
             &desk,
@@ -63,7 +63,7 @@ fn a_trained_sub_network_scores_after_its_export_as_in_training() {
         let of_small = &trained["validated"][2];
         assert_eq!(of_small["network"], "smallest");
         let number = |name: &str, at: usize| of_small[name][at].as_f64().unwrap();
-        assert!(number("kl", 1) < 0.9 * number("kl", 0), "{of_small}");
+        assert!(number("kl", 1) < 0.97 * number("kl", 0), "{of_small}");
         assert!(!desk.path(out).join("state.safetensors").exists());
 
         // By the crates, in the runtime, and at the prompt.
