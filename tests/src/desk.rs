@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -81,6 +82,30 @@ impl Desk {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
         assert!(!errors.contains("panicked"), "{errors}");
         errors
+    }
+
+    /// Has a training end when it has made some steps, by a signal, and returns how it ended. Its metrics
+    /// are in the folder `out`.
+    ///
+    /// # Panics
+    /// When it cannot be started or no signal can be sent.
+    pub fn stop(&self, arguments: &[&str], out: &str, signal: &str) -> Option<i32> {
+        let metrics = self.path(out).join("metrics.jsonl");
+        let mut child = self
+            .command(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = || fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+        let (before, clock) = (lines(), Instant::now());
+        while lines() < before + 12 && clock.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let id = child.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(sent.success());
+        child.wait().unwrap().code()
     }
 
     /// A file of the folder, as an argument.

@@ -1,6 +1,7 @@
 //! Support for the whole-system tests: the programs under test, the runtime, the models.
 
 mod desk;
+mod perplexity;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +14,7 @@ use lathe_supernet::checkpoint::Checkpoint;
 use lathe_supernet::{Calibration, Importance, ImportanceOrder, Recovery, Supernet, TokenWindows};
 
 pub use desk::{Desk, short_profile};
+pub use perplexity::perplexity_in_the_runtime;
 
 /// A file of `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {

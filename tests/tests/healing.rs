@@ -3,17 +3,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use lathe_agent::{GenerateJob, SessionConfig};
 use lathe_arch::SubnetConfig;
-use lathe_export::export_onnx;
-use lathe_onnx::{LogitRows, MODEL_FILE};
-use lathe_profiler::Agent;
 use lathe_supernet::checkpoint::Checkpoint;
-use lathe_supernet::{Parameters, Split, Subnet, Supernet, TokenWindows, perplexity};
-use lathe_tests::Desk;
+use lathe_supernet::{Parameters, Split, Supernet, perplexity};
+use lathe_tests::{Desk, perplexity_in_the_runtime};
 
 /// A desk with a sub-network that lacks blocks, groups, heads and neurons.
 fn desk() -> (Desk, SubnetConfig) {
@@ -52,37 +46,6 @@ fn as_str(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
-/// The perplexity that follows from the runtime's logits.
-fn in_the_runtime(subnet: &Subnet<'_>, windows: &TokenWindows) -> f64 {
-    let folder = tempfile::tempdir().unwrap();
-    export_onnx(folder.path(), subnet, None, LogitRows::All).unwrap();
-    let file = folder.path().join("logits");
-    let mut agent = Agent::start(&lathe_tests::agent()).unwrap();
-    let tokens = windows.first(windows.window_len() + 1);
-    let inputs = &tokens[..windows.window_len()];
-    agent
-        .generate(GenerateJob {
-            model: folder.path().join(MODEL_FILE),
-            session: SessionConfig { threads: 2 },
-            prompt: inputs.iter().map(|token| i64::from(*token)).collect(),
-            max_new_tokens: 1,
-            logits: Some(file.clone()),
-        })
-        .unwrap();
-    let bytes = fs::read(&file).unwrap();
-    let logits = bytes.chunks_exact(4);
-    let logits: Vec<f64> = logits
-        .map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])))
-        .collect();
-    let vocab = subnet.supernet().model().vocab_size;
-    let rows = logits.chunks_exact(vocab).zip(&tokens[1..]);
-    let losses = rows.map(|(row, target)| {
-        let total: f64 = row.iter().map(|v| v.exp()).sum();
-        total.ln() - row[*target as usize]
-    });
-    (losses.sum::<f64>() / windows.window_len() as f64).exp()
-}
-
 #[test]
 fn a_healed_network_scores_after_its_export_as_in_training() {
     let (desk, config) = desk();
@@ -107,7 +70,7 @@ fn a_healed_network_scores_after_its_export_as_in_training() {
         let weights = Parameters::load(&weights, &supernet, &config).unwrap();
         let subnet = weights.subnet(&supernet, &config).unwrap();
         let loaded = perplexity(&subnet, &windows).unwrap().perplexity();
-        let exported = in_the_runtime(&subnet, &windows);
+        let exported = perplexity_in_the_runtime(&subnet, &windows);
         for found in [loaded, exported] {
             assert!(
                 (found / in_training - 1.0).abs() < 1e-3,
@@ -131,26 +94,6 @@ fn a_healed_network_scores_after_its_export_as_in_training() {
     }
 }
 
-/// Ends a healing when it has made some steps, and returns how it ended.
-fn stop(desk: &Desk, arguments: &[String], out: &str, signal: &str) -> Option<i32> {
-    let metrics = desk.path(out).join("metrics.jsonl");
-    let mut child = desk
-        .command(&as_str(arguments))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let lines = || fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
-    let (before, clock) = (lines(), Instant::now());
-    while lines() < before + 12 && clock.elapsed() < Duration::from_secs(60) {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let id = child.id().to_string();
-    let sent = Command::new("kill").args([signal, &id]).status().unwrap();
-    assert!(sent.success());
-    child.wait().unwrap().code()
-}
-
 #[cfg(unix)]
 #[test]
 fn a_training_that_was_stopped_gives_the_same_weights() {
@@ -168,9 +111,9 @@ fn a_training_that_was_stopped_gives_the_same_weights() {
     let resume = heal(&desk, "stopped", &[&more[..], &["--resume"]].concat());
     assert!(desk.fails(&as_str(&resume)).contains("--resume"));
     // Killed without warning, then asked to stop.
-    assert_eq!(stop(&desk, &begin, "stopped", "-KILL"), None);
+    assert_eq!(desk.stop(&as_str(&begin), "stopped", "-KILL"), None);
     assert!(desk.fails(&as_str(&begin)).contains("--resume"));
-    assert_eq!(stop(&desk, &resume, "stopped", "-INT"), Some(130));
+    assert_eq!(desk.stop(&as_str(&resume), "stopped", "-INT"), Some(130));
     assert!(!desk.path("stopped/weights.safetensors").exists());
     desk.succeeds(&as_str(&resume));
     let weights = |out: &str| fs::read(desk.path(out).join("weights.safetensors")).unwrap();

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use lathe_arch::{SearchSpace, SpaceSpec, SubnetConfig};
-use lathe_compress::StoredSubnet;
+use lathe_compress::{Adapter, StoredSubnet};
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{AgentCommand, DeviceSpec, find_agent};
@@ -13,7 +13,7 @@ use lathe_supernet::checkpoint::read_config;
 use lathe_supernet::{Parameters, Recovery, Subnet};
 use serde::de::DeserializeOwned;
 
-use crate::arguments::{DeviceArguments, ModelArguments};
+use crate::arguments::{AdapterArgument, DeviceArguments, ModelArguments};
 use crate::progress::Steps;
 
 /// Calibration tokens for each channel of the widest block below which a refit may do more harm
@@ -104,9 +104,13 @@ fn build_agent() -> anyhow::Result<()> {
 pub fn prepare(
     cache: &Cache,
     arguments: &ModelArguments,
+    adapter: &AdapterArgument,
     folder: &Path,
     steps: &mut Steps,
 ) -> anyhow::Result<lathe_compress::Prepared> {
+    // A mistake in the adapter is told before the long preparation.
+    let adapter = adapter.adapter.as_deref();
+    let adapter = adapter.map(Adapter::read).transpose()?;
     let spec = ModelSpec::find(&arguments.model)?;
     let text = lathe_compress::load_text(cache, arguments.text.as_deref())?;
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -118,13 +122,14 @@ pub fn prepare(
             calibration_tokens: arguments.calibration_tokens,
             importance: arguments.importance,
             recovery: arguments.recovery,
+            adapter: adapter.as_ref(),
         },
         folder,
         &mut |label, done, total| steps.show(label, done, total),
     )?;
     let channels = prepared.model().intermediate_size;
     let tokens = prepared.calibration_tokens();
-    if arguments.recovery == Recovery::LeastSquares && tokens < TOKENS_PER_CHANNEL * channels {
+    if prepared.recovery() == Recovery::LeastSquares && tokens < TOKENS_PER_CHANNEL * channels {
         steps.finish();
         eprintln!(
             "warning: {tokens} calibration tokens are few for a refit of {channels} channels: give at least {} with --calibration-tokens and enough --text, or take --recovery bias",
@@ -157,10 +162,11 @@ impl Network {
 }
 
 /// The sub-network in a file or folder; the full model when none is named. That and a trained
-/// sub-network need no calibration.
+/// sub-network need no calibration; with an adapter both are of the trained super-network.
 pub fn prepare_network(
     cache: &Cache,
     arguments: &ModelArguments,
+    adapter: &AdapterArgument,
     subnet: Option<&Path>,
     steps: &mut Steps,
 ) -> anyhow::Result<Network> {
@@ -169,15 +175,21 @@ pub fn prepare_network(
         Some(path) => Some(stored_subnet(cache, &arguments.model, path)?),
         None => None,
     };
-    if let Some(StoredSubnet {
-        config,
-        weights: None,
-    }) = stored
-    {
+    anyhow::ensure!(
+        adapter.adapter.is_none()
+            || stored
+                .as_ref()
+                .is_none_or(|stored| stored.weights.is_none()),
+        "--adapter: the sub-network was healed and has weights of its own: leave one of both away"
+    );
+    let is_cut = matches!(&stored, Some(stored) if stored.weights.is_none());
+    if is_cut || adapter.adapter.is_some() {
         let folder = model_folder(cache, &arguments.model);
+        let prepared = prepare(cache, arguments, adapter, &folder, steps)?;
+        let full = || SubnetConfig::full(prepared.model()).named(&prepared.name);
         return Ok(Network {
-            prepared: prepare(cache, arguments, &folder, steps)?,
-            config,
+            config: stored.map_or_else(full, |stored| stored.config),
+            prepared,
             weights: None,
         });
     }

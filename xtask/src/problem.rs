@@ -25,7 +25,7 @@ impl ProblemArguments {
         folder: &Path,
         steps: &mut Steps,
     ) -> anyhow::Result<Prepared> {
-        let mut prepared = context::prepare(cache, &self.model, folder, steps)?;
+        let mut prepared = context::prepare(cache, &self.model, &self.adapter, folder, steps)?;
         prepared.choose_among(self.choices(prepared.choices()))?;
         Ok(prepared)
     }

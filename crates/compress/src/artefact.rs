@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// Largest sub-network file read.
 const MAX_SUBNET_BYTES: u64 = 16 << 20;
 
+/// Largest other file read whole.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
 /// File of a trained sub-network's weights, beside its choices.
 pub(crate) const WEIGHTS: &str = "weights.safetensors";
 /// File of the choices in a folder.
@@ -77,6 +80,24 @@ pub fn read_subnet(path: &Path, model: &ModelConfig) -> anyhow::Result<StoredSub
         config,
         weights: weights.transpose()?,
     })
+}
+
+/// What `parse` makes of a file of at most 64 MiB.
+pub(crate) fn read_bounded<T>(
+    path: &Path,
+    parse: impl FnOnce(&[u8]) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let name = || path.display().to_string();
+    let mut text = Vec::new();
+    let file = File::open(path).with_context(name)?;
+    let mut file = file.take(MAX_FILE_BYTES + 1);
+    file.read_to_end(&mut text).with_context(name)?;
+    anyhow::ensure!(
+        text.len() as u64 <= MAX_FILE_BYTES,
+        "{}: more than the {MAX_FILE_BYTES} bytes that are read at most",
+        name()
+    );
+    parse(&text).with_context(name)
 }
 
 /// Writes a value as YAML.

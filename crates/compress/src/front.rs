@@ -4,10 +4,10 @@ use std::path::Path;
 
 use lathe_arch::SubnetConfig;
 use lathe_search::{Genome, knee_point};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::Objective;
-use crate::artefact::{write_text, write_yaml};
+use crate::artefact::{read_bounded, write_text, write_yaml};
 
 /// One objective, on one device where there are several.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +83,20 @@ impl Serialize for Front {
             ..self.row(member)
         }))
     }
+}
+
+/// The sub-networks of a `front.yaml`, as [`Front::write`] leaves it.
+///
+/// # Errors
+/// When the file cannot be read, is larger than 64 MiB, or holds none.
+pub fn read_front(path: &Path) -> anyhow::Result<Vec<SubnetConfig>> {
+    #[derive(Deserialize)]
+    struct Subnet {
+        subnet: SubnetConfig,
+    }
+    let rows: Vec<Subnet> = read_bounded(path, |text| Ok(serde_yaml::from_slice(text)?))?;
+    anyhow::ensure!(!rows.is_empty(), "{}: the front is empty", path.display());
+    Ok(rows.into_iter().map(|row| row.subnet).collect())
 }
 
 impl Front {

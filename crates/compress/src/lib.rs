@@ -4,6 +4,7 @@
 //! it and a table; [`Retarget`] finds the front of a finished study on other devices;
 //! [`Comparison`] holds the search against structural pruning; [`quickstart`] does the whole job.
 
+mod adapter;
 mod additive;
 mod artefact;
 mod baseline;
@@ -12,6 +13,7 @@ mod compare;
 mod device;
 mod figure;
 mod finals;
+mod finetuning;
 mod first;
 mod front;
 mod healing;
@@ -23,19 +25,23 @@ mod problem;
 mod quickstart;
 mod report;
 mod retarget;
+mod sampling;
 mod search;
 mod tables;
 mod task;
+mod training;
 mod validation;
 
+pub use adapter::Adapter;
 pub use additive::{additive_search, default_shares, recommended};
 pub use artefact::{StoredSubnet, read_subnet, write_json, write_text, write_yaml};
 pub use baseline::{Baseline, UniformPruning, uniform_prunings};
 pub use block_scores::BlockScores;
 pub use compare::{Compared, Comparison, Contender, Method};
 pub use figure::write_comparison_figures;
-pub use front::{Column, Front, Member};
-pub use healing::{Healed, Healing, HealingEvent, TrainingLength};
+pub use finetuning::{Finetuned, Finetuning};
+pub use front::{Column, Front, Member, read_front};
+pub use healing::{Healed, Healing};
 pub use limits::Limits;
 pub use narrowing::{Narrowed, Narrowing};
 pub use objective::Objective;
@@ -44,8 +50,10 @@ pub use problem::{LatencyObjective, SubnetProblem};
 pub use quickstart::{Effort, Quickstart, Summary, quickstart};
 pub use report::StudyReport;
 pub use retarget::{Retarget, Retargeted};
+pub use sampling::{Sampler, SamplerOptions, Sampling, latency_cost, parameter_cost};
 pub use tables::{DeviceTable, DeviceTables};
 pub use task::{MmluForm, mmlu, questions};
+pub use training::{TrainingEvent, TrainingLength, TrainingRun, Validated};
 pub use validation::{
     MemoryValidation, PhaseValidation, PrecisionValidation, Predictor, Validation, ValidationPlan,
 };

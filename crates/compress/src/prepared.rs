@@ -12,6 +12,7 @@ use lathe_supernet::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::adapter::Adapter;
 use crate::artefact::write_json;
 
 /// Tokens of a window: each token is scored with up to this many before it.
@@ -48,6 +49,7 @@ pub struct Prepared {
 /// What a super-network was made of.
 struct Made {
     checkpoint: PathBuf,
+    importance: Importance,
     recovery: Recovery,
     calibration_tokens: usize,
     /// Tells calibrations apart.
@@ -58,13 +60,16 @@ struct Made {
 
 /// How a model is made ready.
 #[derive(Debug, Clone, Copy)]
-pub struct Preparation {
+pub struct Preparation<'a> {
     /// Tokens of the calibration, at most.
     pub calibration_tokens: usize,
     /// How units are ordered.
     pub importance: Importance,
     /// What stands for units that are cut away.
     pub recovery: Recovery,
+    /// A trained super-network to cut from, whose own calibration, order and recovery take the place of
+    /// these.
+    pub adapter: Option<&'a Adapter>,
 }
 
 /// An order and what it was made of, so that a stale one is noticed.
@@ -86,16 +91,18 @@ impl Prepared {
         spec: &ModelSpec,
         cache: &Cache,
         text: TextSplits,
-        preparation: &Preparation,
+        preparation: &Preparation<'_>,
         folder: &Path,
         progress: Progress<'_>,
     ) -> anyhow::Result<Self> {
         progress("reading the checkpoint", 0, 1);
         let path = spec.fetch(cache)?;
         let mut checkpoint = Checkpoint::load(&path)?;
-        let tokens = preparation.calibration_tokens;
+        let adapter = preparation.adapter;
+        let tokens = adapter.map_or(preparation.calibration_tokens, Adapter::calibration_tokens);
         let windows =
             calibration_windows(&text, &checkpoint.tokenizer, &checkpoint.config, tokens)?;
+        adapter.map_or(Ok(()), |adapter| adapter.check_text(&windows))?;
         let origin = origin(&checkpoint.path, &windows);
         let stored = folder.join(CALIBRATION);
         // A file that cannot be used is made anew.
@@ -107,18 +114,26 @@ impl Prepared {
         }
         let calibration = calibration.context("the calibration was just written")?;
         progress("ordering units by importance", 0, 1);
-        let importance = preparation.importance;
+        let importance = adapter.map_or(preparation.importance, Adapter::importance);
+        let recovery = adapter.map_or(preparation.recovery, Adapter::recovery);
         let seen = (&windows, &calibration);
-        let order = order(&checkpoint, seen, importance, &origin, folder)?;
+        let order = match adapter {
+            Some(adapter) => adapter.order().clone(),
+            None => order(&checkpoint, seen, importance, &origin, folder)?,
+        };
         progress("factorising the recovery", 0, 1);
         let calibration_tokens = calibration.tokens;
-        let supernet = Supernet::ordered(
+        let mut supernet = Supernet::ordered(
             &checkpoint.config,
             checkpoint.weights,
             calibration,
             &order,
-            preparation.recovery,
+            recovery,
         )?;
+        if let Some(adapter) = adapter {
+            progress("reading the trained weights", 0, 1);
+            supernet = adapter.apply(supernet)?;
+        }
         Self::of(
             spec,
             supernet,
@@ -126,7 +141,8 @@ impl Prepared {
             checkpoint.tokenizer,
             Made {
                 checkpoint: checkpoint.path,
-                recovery: preparation.recovery,
+                importance,
+                recovery,
                 calibration_tokens,
                 origin,
                 folder: folder.to_owned(),
@@ -156,6 +172,7 @@ impl Prepared {
             checkpoint.tokenizer,
             Made {
                 checkpoint: checkpoint.path,
+                importance: Importance::Reconstruction,
                 recovery: Recovery::None,
                 calibration_tokens: 0,
                 origin: String::new(),
@@ -234,8 +251,14 @@ impl Prepared {
         }
     }
 
-    /// Whether drift is corrected.
+    /// Whether drift is corrected: where the super-network was trained, its networks have learnt to live
+    /// with it, and least squares on single blocks would undo that.
     pub(crate) fn corrects_drift(&self) -> bool {
+        self.has_text_for_drift() && !self.supernet.is_trained()
+    }
+
+    /// Whether there is text enough to correct drift with.
+    pub(crate) fn has_text_for_drift(&self) -> bool {
         let least = DRIFT_TOKENS_PER_CHANNEL * self.model().intermediate_size;
         self.recovery() == Recovery::LeastSquares && self.calibration_tokens() >= least
     }
@@ -249,8 +272,7 @@ impl Prepared {
         subnet: Subnet<'s>,
         progress: Progress<'_>,
     ) -> anyhow::Result<Subnet<'s>> {
-        let tokens = self.made.calibration_tokens;
-        let windows = calibration_windows(&self.text, &self.tokenizer, self.model(), tokens)?;
+        let windows = self.calibration_text()?;
         let layers = self.model().num_hidden_layers;
         Ok(subnet.correct_drift(&windows, |done| progress("correcting drift", done, layers))?)
     }
@@ -268,6 +290,20 @@ impl Prepared {
     /// What stands for units that are cut away.
     pub fn recovery(&self) -> Recovery {
         self.made.recovery
+    }
+
+    /// How its units are ordered.
+    pub fn importance(&self) -> Importance {
+        self.made.importance
+    }
+
+    /// The text of the calibration.
+    ///
+    /// # Errors
+    /// When the text cannot be had.
+    pub(crate) fn calibration_text(&self) -> anyhow::Result<TokenWindows> {
+        let tokens = self.made.calibration_tokens;
+        calibration_windows(&self.text, &self.tokenizer, self.model(), tokens)
     }
 
     /// Tokens of the calibration: those asked for, or what text there was.

@@ -184,6 +184,7 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
         calibration_tokens: job.effort.calibration_tokens,
         importance: Importance::Reconstruction,
         recovery: Recovery::LeastSquares,
+        adapter: None,
     };
     let prepared = Prepared::new(
         job.model,

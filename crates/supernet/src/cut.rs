@@ -235,15 +235,15 @@ impl<'a> Subnet<'a> {
 
 /// What a block has to do with the removed blocks around it.
 #[derive(Clone, Copy)]
-struct Surroundings {
+pub(crate) struct Surroundings {
     /// Blocks right behind it that it stands in for, if it is kept.
-    absorbed: usize,
+    pub absorbed: usize,
     /// Whether an earlier block stands in for it, if it is removed.
-    is_absorbed: bool,
+    pub is_absorbed: bool,
 }
 
 impl Surroundings {
-    fn of(supernet: &Supernet, layers: &[LayerConfig], block: usize) -> Self {
+    pub fn of(supernet: &Supernet, layers: &[LayerConfig], block: usize) -> Self {
         let mut before = (0..block).rev().take(REACH);
         let kept = before.find(|&at| is_kept(layers, at));
         Self {

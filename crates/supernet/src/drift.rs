@@ -59,7 +59,7 @@ impl Subnet<'_> {
     ) -> Result<Self, SupernetError> {
         let (supernet, seq_len) = (self.supernet(), windows.window_len());
         check_tokens(supernet, windows.tokens(), seq_len)?;
-        let full = supernet.full();
+        let full = supernet.teacher();
         let choices = |subnet: &SubnetConfig| (subnet.layers.clone(), subnet.head_precision);
         if choices(self.config()) == choices(full.config()) {
             return Ok(self);

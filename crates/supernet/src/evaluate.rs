@@ -118,7 +118,7 @@ pub fn perplexity_and_kl(
     subnet: &Subnet<'_>,
     windows: &TokenWindows,
 ) -> Result<Quality, SupernetError> {
-    score_once(subnet, Some(&subnet.supernet().full()), windows)
+    score_once(subnet, Some(&subnet.supernet().teacher()), windows)
 }
 
 fn score_once(
@@ -153,7 +153,7 @@ impl<'a> Evaluator<'a> {
     /// When a token lies outside the vocabulary or a window is longer than the context.
     pub fn new(supernet: &'a Supernet, windows: &TokenWindows) -> Result<Self, SupernetError> {
         check_tokens(supernet, windows.tokens(), windows.window_len())?;
-        let full = supernet.full();
+        let full = supernet.teacher();
         let mut evaluator = Self {
             supernet,
             rope: RopeTable::new(supernet.model(), windows.window_len()),
@@ -199,7 +199,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn score(&self, subnet: &Subnet<'_>, with_kl: bool) -> Quality {
-        let teacher = self.supernet.full();
+        let teacher = self.supernet.teacher();
         let mut scores = Scores::default();
         let outputs = self.run(subnet);
         let outputs = self.batches.iter().zip(&self.teacher_normed).zip(outputs);
@@ -215,7 +215,11 @@ impl<'a> Evaluator<'a> {
     fn run(&self, subnet: &Subnet<'_>) -> Vec<Vec<f32>> {
         let config = subnet.config();
         let layers = config.layers.len();
-        let of_teacher = self.teacher.common_layers(config);
+        // Where the super-network was trained, none of its networks is the teacher.
+        let of_teacher = match self.supernet.is_trained() {
+            true => 0,
+            false => self.teacher.common_layers(config),
+        };
         if of_teacher == layers && !subnet.is_trained() {
             return self.teacher_normed.clone();
         }

@@ -77,4 +77,4 @@ pub use parameters::Parameters;
 pub use recovery::Recovery;
 pub use supernet::Supernet;
 pub use text::{Split, TextSplits, TokenWindows};
-pub use train::{LoraSettings, StepReport, Target, TrainSettings, Trainer};
+pub use train::{LoraSettings, StepReport, Target, TrainSettings, Trainer, trained_weights};

@@ -210,13 +210,17 @@ impl Parameters {
         }
     }
 
-    #[cfg(test)]
     pub(crate) fn from_tensors(tensors: BTreeMap<Role, Array2<f32>>) -> Self {
         Self { tensors }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Role, &Array2<f32>)> {
         self.tensors.iter().map(|(role, tensor)| (*role, tensor))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Role, &mut Array2<f32>)> {
+        let tensors = self.tensors.iter_mut();
+        tensors.map(|(role, tensor)| (*role, tensor))
     }
 
     pub(crate) fn get(&self, role: Role) -> Option<&Array2<f32>> {
@@ -260,6 +264,11 @@ impl Parameters {
                 to.assign(from);
             }
         }
+    }
+
+    pub(crate) fn fill_zero(&mut self) {
+        self.values_mut()
+            .for_each(|values| values.numbers.fill(0.0));
     }
 
     /// How many numbers there are.

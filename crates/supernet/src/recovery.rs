@@ -12,6 +12,8 @@
 //! matrix's output, and the norm takes them in. A removed block has no norm left: it is replaced by
 //! the mean of what the norm gave.
 
+mod map;
+
 use std::ops::Range;
 use std::str::FromStr;
 
@@ -27,6 +29,8 @@ use crate::SupernetError;
 use crate::calibration::{ChannelStatistics, StoredMatrix};
 use crate::covariance::ridge_covariance;
 use crate::engine::matmul::{Threads, Window, add_transposed_matmul};
+
+pub(crate) use map::RefitMap;
 
 /// Why a matrix has its numbers in one slice.
 const LAID_OUT: &str = "a matrix that was made row by row is laid out so";

@@ -1,7 +1,7 @@
 //! The super-network: a checkpoint's weights, laid out so that every sub-network is a slice.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use lathe_arch::quantize::round_trip;
 use lathe_arch::{LayerConfig, ModelConfig, Precision, SubnetConfig};
@@ -15,6 +15,7 @@ use crate::checkpoint::{LayerWeights, ModelWeights, PostNorms, QkNorm, QkvBias};
 use crate::cut::Subnet;
 use crate::engine::matmul::Window;
 use crate::importance::{ImportanceOrder, LayerOrder};
+use crate::parameters::{Parameters, Part, Role};
 use crate::recovery::{Absorbed, BlockRecovery, Recovered, Recovery};
 
 /// A model's weights with the units of every block in order of importance.
@@ -34,6 +35,8 @@ pub struct Supernet {
     order: ImportanceOrder,
     recovery: Option<Vec<LayerRecovery>>,
     refitted: Mutex<Refits>,
+    /// The checkpoint's own weights, in the same order, where these were trained.
+    teacher: Option<Parameters>,
 }
 
 /// The matrices at both ends, as they are in one precision.
@@ -141,7 +144,56 @@ impl Supernet {
             order,
             recovery: None,
             refitted: Mutex::new(refitted),
+            teacher: None,
         }
+    }
+
+    /// The same super-network with weights that were trained ([`crate::Trainer::of_supernet`]). What
+    /// recovers sub-networks stays that of the checkpoint's weights, as it was in training, and so do
+    /// the full model that networks are held against and all that is told of removed blocks.
+    ///
+    /// # Errors
+    /// When these are not the weights of the full model.
+    pub fn with_weights(mut self, weights: &Parameters) -> Result<Self, SupernetError> {
+        let full = self.full();
+        weights.subnet(&self, full.config())?;
+        let own = Parameters::of(&full);
+        self.teacher = Some(self.teacher.take().unwrap_or(own));
+        for (role, tensor) in weights.iter() {
+            let values = slice(tensor);
+            match role {
+                Role::FinalNorm => self.final_norm = values.to_vec(),
+                Role::Layer(layer, part) => self.layers[layer].set(part, tensor),
+            }
+        }
+        let empty = Refits::new(self.refits().most_numbers);
+        self.refitted = Mutex::new(empty);
+        Ok(self)
+    }
+
+    /// Whether its weights were trained.
+    pub fn is_trained(&self) -> bool {
+        self.teacher.is_some()
+    }
+
+    /// The full model as the checkpoint has it: what sub-networks are held against.
+    pub fn teacher(&self) -> Subnet<'_> {
+        let full = SubnetConfig::full(&self.model);
+        match &self.teacher {
+            Some(weights) => weights
+                .subnet(self, &full)
+                .expect("the full model's own weights fit it"),
+            None => self.full(),
+        }
+    }
+
+    /// Tells checkpoints apart by all their weights, as they stand in this order.
+    pub fn weights_digest(&self) -> String {
+        let teacher = self.teacher();
+        let layers = Parameters::of(&teacher);
+        let words = layers.values().flat_map(|values| values.numbers);
+        let hash = fnv(words.map(|value| u64::from(value.to_bits())));
+        format!("{}{hash:016x}", self.ends_digest())
     }
 
     /// The model's dimensions.
@@ -164,11 +216,14 @@ impl Supernet {
         });
         let recovery = self.recovery.iter().flatten();
         let recovery = recovery.flat_map(|layer| [layer.attention.digest(), layer.mlp.digest()]);
-        let words = order.map(|index| *index as u64).chain(recovery);
-        // FNV-1a: stable across versions of the standard library.
-        words.fold(0xcbf2_9ce4_8422_2325, |hash, word| {
-            (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3)
-        })
+        let trained = self.teacher.as_ref().map(|_| Parameters::of(&self.full()));
+        let trained = trained.iter().flat_map(Parameters::values);
+        let trained = trained.flat_map(|values| values.numbers);
+        let trained = trained.map(|value| u64::from(value.to_bits()));
+        fnv(order
+            .map(|index| *index as u64)
+            .chain(recovery)
+            .chain(trained))
     }
 
     /// Tells models apart by the matrices at their ends.
@@ -178,9 +233,7 @@ impl Supernet {
             self.ends.untied_head.as_ref(),
         ];
         let words = ends.into_iter().flatten().flat_map(slice);
-        let hash = words.fold(0xcbf2_9ce4_8422_2325, |hash: u64, value| {
-            (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = fnv(words.map(|value| u64::from(value.to_bits())));
         format!("{hash:016x}")
     }
 
@@ -232,12 +285,17 @@ impl Supernet {
     pub(crate) fn absorbed_outputs(&self, block: usize, count: usize) -> Vec<Absorbed> {
         let absorbed = (0..count).map(|ahead| {
             let at = block + 1 + ahead;
-            let layer = self.layer(at / 2);
-            let matrix = if at.is_multiple_of(2) {
-                &layer.o
+            let (layer, is_attention) = (self.layer(at / 2), at.is_multiple_of(2));
+            // What was measured behind a block is what the checkpoint's weights gave.
+            let part = if is_attention {
+                Part::Output
             } else {
-                &layer.down
+                Part::Down
             };
+            let of_teacher = self.teacher.as_ref();
+            let of_teacher = of_teacher.and_then(|own| own.get(Role::Layer(at / 2, part)));
+            let own = if is_attention { &layer.o } else { &layer.down };
+            let matrix = of_teacher.unwrap_or(own);
             let recovery = self.recovery(at / 2).map(|layer| layer.block(at));
             let mean_output = recovery.and_then(|recovery| recovery.removed_block(matrix));
             Absorbed {
@@ -258,15 +316,18 @@ impl Supernet {
         key: RefitKey,
         fit: impl FnOnce() -> Result<Option<Recovered>, SupernetError>,
     ) -> Result<Option<Arc<Recovered>>, SupernetError> {
-        let kept = || self.refitted.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = kept().matrices.get(&key) {
+        if let Some(found) = self.refits().matrices.get(&key) {
             return Ok(Some(found.clone()));
         }
         let Some(made) = fit()?.map(Arc::new) else {
             return Ok(None);
         };
-        kept().keep(key, made.clone());
+        self.refits().keep(key, made.clone());
         Ok(Some(made))
+    }
+
+    fn refits(&self) -> MutexGuard<'_, Refits> {
+        self.refitted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The matrices at both ends. A quantised head brings a tied embedding with it; an untied one
@@ -348,6 +409,34 @@ impl LayerRecovery {
 }
 
 impl SuperLayer {
+    /// Takes over one tensor, of the same shape.
+    fn set(&mut self, part: Part, tensor: &Array2<f32>) {
+        let vector = |values: &mut Vec<f32>| values.clone_from(&slice(tensor).to_vec());
+        let bias = self.qkv_bias.as_mut();
+        let gains = self.qk_norm.as_mut();
+        let post = self.post_norms.as_mut();
+        match part {
+            Part::Query => self.q.assign(tensor),
+            Part::Key => self.k.assign(tensor),
+            Part::Value => self.v.assign(tensor),
+            Part::Output => self.o.assign(tensor),
+            Part::Gate => self.gate.assign(tensor),
+            Part::Up => self.up.assign(tensor),
+            Part::Down => self.down.assign(tensor),
+            Part::AttentionNorm => vector(&mut self.input_norm),
+            Part::MlpNorm => vector(&mut self.post_attention_norm),
+            Part::QueryBias => bias.into_iter().for_each(|bias| vector(&mut bias.q)),
+            Part::KeyBias => bias.into_iter().for_each(|bias| vector(&mut bias.k)),
+            Part::ValueBias => bias.into_iter().for_each(|bias| vector(&mut bias.v)),
+            Part::QueryNorm => gains.into_iter().for_each(|gains| vector(&mut gains.q)),
+            Part::KeyNorm => gains.into_iter().for_each(|gains| vector(&mut gains.k)),
+            Part::AttentionPostNorm => post.into_iter().for_each(|p| vector(&mut p.attention)),
+            Part::MlpPostNorm => post.into_iter().for_each(|p| vector(&mut p.mlp)),
+            // The full model has nothing that stands for lost units.
+            Part::AttentionBias | Part::MlpBias => {}
+        }
+    }
+
     fn new(model: &ModelConfig, weights: LayerWeights, order: &LayerOrder) -> Self {
         let query = order.query_channels(model);
         let kv = order.kv_channels(model);
@@ -370,6 +459,13 @@ impl SuperLayer {
             post_norms: weights.post_norms,
         }
     }
+}
+
+/// FNV-1a: stable across versions of the standard library.
+fn fnv(words: impl Iterator<Item = u64>) -> u64 {
+    words.fold(0xcbf2_9ce4_8422_2325, |hash, word| {
+        (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// The window of a whole matrix.

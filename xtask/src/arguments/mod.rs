@@ -6,6 +6,7 @@ mod number;
 mod quality;
 mod search;
 mod study;
+mod training;
 
 use std::path::PathBuf;
 
@@ -14,10 +15,11 @@ use lathe_arch::Workload;
 use lathe_fetch::Target;
 
 pub use measure::{Devices, Predict, Profile, Validate};
-pub use model::{DeviceArguments, ModelArguments};
-pub use quality::{Evaluate, Export, Format, Heal, Narrow, Task};
+pub use model::{AdapterArgument, DeviceArguments, ModelArguments};
+pub use quality::{Evaluate, Export, Format, Narrow, Task};
 pub use search::{Compare, Method, Objective, ProblemArguments, Search};
 pub use study::{Front, Report, Studies, StudyCommand};
+pub use training::{Heal, Train, TrainingArguments};
 
 /// Finds the smaller models inside a pretrained language model that run best on a device.
 #[derive(Parser)]
@@ -77,6 +79,11 @@ pub enum Command {
     /// Write the model with a narrower residual stream, as a checkpoint to profile and search
     #[command(after_help = "Example: cargo xtask narrow --hidden-size 558 --out runs/narrow")]
     Narrow(Narrow),
+    /// Train the weights that all sub-networks share, for a search with --adapter
+    #[command(
+        after_help = "Examples:\n  cargo xtask train --table runs/table.yaml --front runs/front.yaml --out runs/adapter --minutes 60\n  cargo xtask train --table runs/table.yaml --out runs/adapter --steps 500 --rank 32\n  cargo xtask train --table runs/table.yaml --front runs/front.yaml --out runs/adapter --minutes 60 --resume\n  cargo xtask search --table runs/table.yaml --adapter runs/adapter --study runs/trained.db"
+    )]
+    Train(Train),
     /// Train a sub-network's weights to answer as the full model does
     #[command(
         after_help = "Examples:\n  cargo xtask heal --subnet chosen.yaml --out runs/healed --minutes 30\n  cargo xtask heal --subnet chosen.yaml --out runs/healed --steps 500 --rank 16 --learning-rate 2e-3\n  cargo xtask heal --subnet chosen.yaml --out runs/healed --minutes 30 --resume\n  cargo xtask evaluate --subnet runs/healed\n  cargo xtask export --subnet runs/healed --out runs/model"

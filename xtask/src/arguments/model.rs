@@ -28,6 +28,15 @@ pub struct ModelArguments {
     pub recovery: Recovery,
 }
 
+/// A super-network that was trained.
+#[derive(Args)]
+pub struct AdapterArgument {
+    /// Cut networks from the super-network that `train` left in this folder; its order of units, recovery
+    /// and number of calibration tokens take the place of those given here
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+}
+
 /// What runs the measurements.
 #[derive(Args)]
 pub struct DeviceArguments {

@@ -6,10 +6,8 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use lathe_arch::Precision;
 use lathe_compress::MmluForm;
-use lathe_supernet::Target;
 
-use super::model::ModelArguments;
-use super::number::{at_least_one, positive};
+use super::model::{AdapterArgument, ModelArguments};
 
 /// What is scored.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,6 +43,8 @@ impl FromStr for Task {
 pub struct Evaluate {
     #[command(flatten)]
     pub model: ModelArguments,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
     /// The sub-network, or the folder of a healed one; the full model when absent
     #[arg(long, value_name = "FILE|DIR")]
     pub subnet: Option<PathBuf>,
@@ -95,96 +95,6 @@ pub struct Narrow {
     pub json: bool,
 }
 
-#[derive(Args)]
-pub struct Heal {
-    #[command(flatten)]
-    pub model: ModelArguments,
-    /// The sub-network, or the folder of a healed one
-    #[arg(long, value_name = "FILE|DIR")]
-    pub subnet: PathBuf,
-    /// Begin with the blocks as searches rank them, not corrected for what those before them have
-    /// shifted
-    #[arg(long)]
-    pub keep_drift: bool,
-    /// Steps
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
-    pub steps: Option<usize>,
-    /// As many steps as take so long by the first of them, in minutes
-    #[arg(
-        long,
-        default_value_t = 15.0,
-        value_name = "N",
-        conflicts_with = "steps",
-        value_parser = positive
-    )]
-    pub minutes: f64,
-    /// Train low-rank adapters of this rank, norms and biases; all weights when absent
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
-    pub rank: Option<usize>,
-    /// What adapters are multiplied by, times the rank [default: twice the rank]
-    #[arg(long, value_name = "X", requires = "rank", value_parser = positive)]
-    pub alpha: Option<f64>,
-    /// Matrices that have adapters
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "q,k,v,o,gate,up,down",
-        value_name = "M,M",
-        requires = "rank"
-    )]
-    pub targets: Vec<Target>,
-    /// Highest learning rate [default: 3e-4, of adapters 3e-3]
-    #[arg(long, value_name = "X", value_parser = positive)]
-    pub learning_rate: Option<f64>,
-    /// Steps over which the learning rate rises, at most half of all
-    #[arg(long, default_value_t = 10, value_name = "N")]
-    pub warmup_steps: usize,
-    /// Decay of matrices, times the learning rate a step
-    #[arg(long, default_value_t = 0.0, value_name = "X")]
-    pub weight_decay: f64,
-    /// Largest norm of the gradient
-    #[arg(long, default_value_t = 1.0, value_name = "X", value_parser = positive)]
-    pub clip: f64,
-    /// Tokens a step
-    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = at_least_one)]
-    pub batch_tokens: usize,
-    /// Tokens of a window of text
-    #[arg(long, default_value_t = 512, value_name = "N", value_parser = at_least_one)]
-    pub window_tokens: usize,
-    /// Share of the divergence from the full model in the loss; the rest is the next token's
-    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
-    pub distill_share: f32,
-    /// What logits are divided by in the divergence
-    #[arg(long, default_value_t = 1.0, value_name = "X")]
-    pub temperature: f32,
-    /// Seed of the order of the text and of adapters
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub seed: u64,
-    /// Train on this text instead of the part that calibrations read; passages that are searched or
-    /// tested with are left out
-    #[arg(long, value_name = "FILE|DIR")]
-    pub train_text: Option<PathBuf>,
-    /// Steps between two states on the disk, from which --resume goes on
-    #[arg(long, default_value_t = 50, value_name = "N", value_parser = at_least_one)]
-    pub save_every: usize,
-    /// Steps between two validations on the text that searches read
-    #[arg(long, default_value_t = 50, value_name = "N", value_parser = at_least_one)]
-    pub validate_every: usize,
-    /// Tokens of a validation
-    #[arg(long, default_value_t = 4096, value_name = "N", value_parser = at_least_one)]
-    pub validation_tokens: usize,
-    /// Where everything goes: subnet.yaml and its weights, metrics.jsonl, and the state while the
-    /// training is unfinished
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Go on with an unfinished training
-    #[arg(long)]
-    pub resume: bool,
-    /// Print what came out as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// Formats of an export.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -196,6 +106,8 @@ pub enum Format {
 pub struct Export {
     #[command(flatten)]
     pub model: ModelArguments,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
     /// The sub-network, or the folder of a healed one; the full model when absent
     #[arg(long, value_name = "FILE|DIR")]
     pub subnet: Option<PathBuf>,

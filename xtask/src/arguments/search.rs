@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use lathe_arch::{Granularity, Precision, SpaceSpec, Workload};
 use lathe_compress::{LatencyObjective, Limits};
 
-use super::model::{DeviceArguments, ModelArguments};
+use super::model::{AdapterArgument, DeviceArguments, ModelArguments};
 use super::number::share;
 use crate::units;
 
@@ -90,6 +90,8 @@ impl LimitArguments {
 pub struct ProblemArguments {
     #[command(flatten)]
     pub model: ModelArguments,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
     /// The latency table; of several, the latency in each is minimised
     #[arg(long, required = true, value_name = "FILE")]
     pub table: Vec<PathBuf>,
@@ -168,6 +170,8 @@ pub struct Objective {
 pub struct Compare {
     #[command(flatten)]
     pub model: ModelArguments,
+    #[command(flatten)]
+    pub adapter: AdapterArgument,
     #[command(flatten)]
     pub device: DeviceArguments,
     /// The latency table

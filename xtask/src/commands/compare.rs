@@ -16,7 +16,8 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
     let table = context::table_for(&cache, &arguments.model.model, &arguments.table)?;
-    let mut prepared = context::prepare(&cache, &arguments.model, &arguments.out, &mut steps)?;
+    let (model, adapter) = (&arguments.model, &arguments.adapter);
+    let mut prepared = context::prepare(&cache, model, adapter, &arguments.out, &mut steps)?;
     prepared.choose_among(arguments.sizes.among(prepared.choices()))?;
     let agent = match arguments.no_measure {
         true => None,

@@ -21,8 +21,8 @@ pub fn run(arguments: &Evaluate) -> anyhow::Result<()> {
         Task::Mmlu(form) => Some(lathe_compress::mmlu(&cache, *form)?),
         Task::Questions(path) => Some(lathe_compress::questions(path)?),
     };
-    let subnet = arguments.subnet.as_deref();
-    let network = context::prepare_network(&cache, &arguments.model, subnet, &mut steps)?;
+    let (adapter, subnet) = (&arguments.adapter, arguments.subnet.as_deref());
+    let network = context::prepare_network(&cache, &arguments.model, adapter, subnet, &mut steps)?;
     let cut = network.cut(arguments.keep_drift, &mut steps)?;
     match questions {
         None => text(arguments, &network.prepared, &cut, steps),

@@ -10,8 +10,9 @@ use crate::progress::Steps;
 pub fn run(arguments: &Export) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
-    let subnet = arguments.subnet.as_deref();
-    let mut network = context::prepare_network(&cache, &arguments.model, subnet, &mut steps)?;
+    let (adapter, subnet) = (&arguments.adapter, arguments.subnet.as_deref());
+    let mut network =
+        context::prepare_network(&cache, &arguments.model, adapter, subnet, &mut steps)?;
     if let Some(precision) = arguments.precision {
         network.config = network.config.with_precision(precision);
     }

@@ -1,28 +1,23 @@
 use std::process::ExitCode;
-use std::time::Duration;
 
 use lathe_arch::Precision;
-use lathe_compress::{Healed, Healing, HealingEvent, TrainingLength};
+use lathe_compress::{Healed, Healing};
 use lathe_fetch::Cache;
-use lathe_supernet::{LoraSettings, Parameters, TrainSettings};
+use lathe_supernet::Parameters;
 
 use super::print_json;
+use super::training::{exit_code, show};
 use crate::arguments::Heal;
 use crate::context::{self, Network};
 use crate::interrupt;
 use crate::progress::Steps;
 
-/// Learning rates by default, of all weights and of adapters.
-const LEARNING_RATES: [f64; 2] = [3e-4, 3e-3];
-/// Stopped by Ctrl-C, as shells report it.
-const INTERRUPTED: u8 = 130;
-
 pub fn run(arguments: &Heal) -> anyhow::Result<ExitCode> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
     // A mistake in the text is told before the long preparation.
-    let passages = arguments.train_text.as_deref();
-    let passages = passages.map(lathe_compress::read_text).transpose()?;
+    let training = &arguments.training;
+    let passages = training.passages()?;
     let Network {
         mut prepared,
         config,
@@ -32,50 +27,40 @@ pub fn run(arguments: &Heal) -> anyhow::Result<ExitCode> {
         prepared.train_on(passages);
     }
     let context = prepared.model().max_position_embeddings;
-    let window_tokens = arguments.window_tokens.min(context);
+    let window_tokens = training.window_tokens.min(context);
     let healing = Healing {
         prepared: &prepared,
         config: &config,
         weights,
-        settings: settings(arguments, window_tokens),
-        length: match arguments.steps {
-            Some(steps) => TrainingLength::Steps(steps),
-            None => TrainingLength::Time(Duration::from_secs_f64(60.0 * arguments.minutes)),
-        },
+        settings: training.settings(window_tokens),
         window_tokens,
-        save_every: arguments.save_every,
-        validate_every: arguments.validate_every,
-        validation_tokens: arguments.validation_tokens,
-        folder: &arguments.out,
-        resume: arguments.resume,
-        is_interrupted: &interrupt::is_asked,
+        validation_tokens: training.validation_tokens,
+        run: training.run(),
     };
     interrupt::watch();
-    let healed = healing.run(&mut |event| show(&mut steps, event))?;
+    let healed = healing.run(&mut |event| show(&mut steps, "healing", &event))?;
     steps.finish();
-    if arguments.json {
+    if training.json {
         print_json(&healed)?;
     } else {
         print(arguments, &healed);
     }
-    Ok(match healed.is_interrupted {
-        true => ExitCode::from(INTERRUPTED),
-        false => ExitCode::SUCCESS,
-    })
+    Ok(exit_code(healed.is_interrupted))
 }
 
 /// The sub-network, its weights to begin with where they are not in the state already, and its model
 /// without what made them: that takes memory.
 fn begin(cache: &Cache, arguments: &Heal, steps: &mut Steps) -> anyhow::Result<Network> {
     let (model, path) = (&arguments.model, &arguments.subnet);
-    if arguments.resume {
+    if arguments.training.resume {
         return Ok(Network {
             config: context::stored_subnet(cache, &model.model, path)?.config,
             prepared: context::prepare_unpruned(cache, model, steps)?,
             weights: None,
         });
     }
-    let mut network = context::prepare_network(cache, model, Some(path), steps)?;
+    let adapter = &arguments.adapter;
+    let mut network = context::prepare_network(cache, model, adapter, Some(path), steps)?;
     if network.weights.is_some() {
         return Ok(network);
     }
@@ -91,49 +76,6 @@ fn begin(cache: &Cache, arguments: &Heal, steps: &mut Steps) -> anyhow::Result<N
     })
 }
 
-fn settings(arguments: &Heal, window_tokens: usize) -> TrainSettings {
-    let lora = arguments.rank.map(|rank| LoraSettings {
-        rank,
-        alpha: arguments.alpha.unwrap_or(2.0 * rank as f64),
-        targets: arguments.targets.clone(),
-    });
-    let learning_rate = LEARNING_RATES[usize::from(lora.is_some())];
-    TrainSettings {
-        steps: None,
-        warmup_steps: arguments.warmup_steps,
-        learning_rate: arguments.learning_rate.unwrap_or(learning_rate),
-        weight_decay: arguments.weight_decay,
-        clip: arguments.clip,
-        windows_per_step: arguments.batch_tokens.div_ceil(window_tokens),
-        distill_share: arguments.distill_share,
-        temperature: arguments.temperature,
-        seed: arguments.seed,
-        lora,
-    }
-}
-
-fn show(steps: &mut Steps, event: HealingEvent<'_>) {
-    match event {
-        HealingEvent::Preparing(label, done, total) => steps.show(label, done, total),
-        HealingEvent::Trained {
-            report,
-            steps: in_all,
-            tokens_per_second,
-            validation_kl,
-        } => {
-            steps.show(
-                "healing",
-                report.step,
-                in_all.unwrap_or(0).max(report.step + 1),
-            );
-            steps.note(&format!(
-                "loss {:.4}, validation {validation_kl:.4}, {tokens_per_second:.0} tokens/s",
-                report.loss
-            ));
-        }
-    }
-}
-
 fn print(arguments: &Heal, healed: &Healed) {
     let [before, after] = healed.validation_kl;
     let [perplexity_before, perplexity_after] = healed.validation_perplexity;
@@ -144,7 +86,7 @@ fn print(arguments: &Heal, healed: &Healed) {
         healed.parameters as f64 / 1e6,
         healed.validation_tokens,
     );
-    let out = arguments.out.display();
+    let out = arguments.training.out.display();
     match healed.is_interrupted {
         true => println!("stopped: run the same command with --resume to go on"),
         false => println!("wrote {out}: name it with --subnet to evaluate and export"),

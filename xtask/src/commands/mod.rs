@@ -22,6 +22,8 @@ mod report;
 mod search;
 mod study;
 mod test;
+mod train;
+mod training;
 mod validate;
 
 /// Runs a command.
@@ -39,6 +41,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Objective(arguments) => objective::run(&arguments)?,
         Command::Front(arguments) => front::run(&arguments)?,
         Command::Narrow(arguments) => narrow::run(&arguments)?,
+        Command::Train(arguments) => return train::run(&arguments),
         Command::Heal(arguments) => return heal::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments)?,
         Command::Export(arguments) => export::run(&arguments)?,

@@ -19,7 +19,7 @@ impl Comparison<'_> {
         test: &TokenWindows,
         progress: Progress<'_>,
     ) -> anyhow::Result<()> {
-        if !self.prepared.corrects_drift() {
+        if !self.prepared.has_text_for_drift() {
             return Ok(());
         }
         for &objective in &self.objectives {

@@ -187,8 +187,8 @@ impl Comparison<'_> {
         let key = self.key(&test);
         progress("scoring the full model", 0, 1);
         let full = self.full();
-        let supernet = &self.prepared.supernet;
-        let base = perplexity(&supernet.cut(&full)?, &test)?.negative_log_likelihood;
+        let teacher = self.prepared.supernet.teacher();
+        let base = perplexity(&teacher, &test)?.negative_log_likelihood;
         let prediction = self.table.predict(&full, &self.workload)?;
         let mut contenders = Vec::new();
         for baseline in Baseline::ALL {

@@ -55,7 +55,7 @@ impl Comparison<'_> {
         let key = &format!("{} questions, {key}", self.questions);
         let levels = self.levels.len() * self.objectives.len();
         let path = |name: &str| self.folder.join(format!("answers-{name}.json"));
-        let full = self.prepared.supernet.full();
+        let full = self.prepared.supernet.teacher();
         compared.accuracy = Some(cached(&path("full"), key, || {
             progress("answering questions", 0, levels + 1);
             Ok(set.score(&full, |_, _| {})?.all)

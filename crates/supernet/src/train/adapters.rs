@@ -205,6 +205,24 @@ impl Adapters {
         Some((&pair.a, &pair.b, self.scale))
     }
 
+    /// Puts the gradients of these adapters in `sums`, from those of the matrices that they are added
+    /// to: that of `A` is `s G B^T` and that of `B` is `s A^T G`.
+    pub fn project(&self, gradient: &Parameters, sums: &mut Self) {
+        sums.vectors.copy_from(gradient);
+        for (role, pair) in &self.pairs {
+            let (Some(d), Some(sum)) = (gradient.get(*role), sums.pairs.get_mut(role)) else {
+                continue;
+            };
+            let (d, rank) = (window(d), pair.a.ncols());
+            let out = sum.a.as_slice_mut().expect(LAID_OUT);
+            let (write, pool) = (Write::Replace, Threads::Pool);
+            matmul_transposed(out, rank, d, window(&pair.b), self.scale, write, pool);
+            let out = sum.b.as_slice_mut().expect(LAID_OUT);
+            out.fill(0.0);
+            add_transposed_matmul(out, d.col_count(), window(&pair.a), d, self.scale, pool);
+        }
+    }
+
     /// Adds up gradients of these adapters in `sums`.
     pub fn sink<'s>(&'s self, sums: &'s mut Self) -> impl GradientSink {
         AdapterSink {

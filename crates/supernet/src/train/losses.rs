@@ -6,8 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Steps whose median counts: two of them may be odd.
-const STEPS: usize = 5;
+/// Steps whose median counts where one network is trained: two of them may be odd.
+pub(super) const STEPS_OF_ONE: usize = 5;
+/// The same where every step draws others, which lose more or less: the median of as many steps hardly
+/// depends on what was drawn.
+pub(super) const STEPS_OF_MANY: usize = 25;
 /// More than this many times the lowest, and [`NATS`] on top, is no noise.
 const FACTOR: f64 = 3.0;
 /// See [`FACTOR`].
@@ -22,11 +25,12 @@ pub(super) struct Losses {
 }
 
 impl Losses {
-    /// With the loss of one step more; `None` when the training goes wrong.
-    pub fn with(&self, loss: f64) -> Option<Self> {
+    /// With the loss of one step more, by the median of the last `steps`; `None` when the training goes
+    /// wrong.
+    pub fn with(&self, loss: f64, steps: usize) -> Option<Self> {
         let mut recent = self.recent.clone();
         recent.push(loss);
-        let surplus = recent.len().saturating_sub(STEPS);
+        let surplus = recent.len().saturating_sub(steps);
         recent.drain(..surplus);
         let mut sorted = recent.clone();
         sorted.sort_by(f64::total_cmp);
@@ -59,7 +63,9 @@ mod tests {
 
     fn after(losses: &[f64]) -> Option<Losses> {
         let begin = Some(Losses::default());
-        losses.iter().fold(begin, |seen, loss| seen?.with(*loss))
+        losses
+            .iter()
+            .fold(begin, |seen, loss| seen?.with(*loss, STEPS_OF_ONE))
     }
 
     #[test]

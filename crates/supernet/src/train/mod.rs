@@ -1,4 +1,5 @@
-//! Fine-tuning: a sub-network learns to answer as the full model does.
+//! Fine-tuning: a sub-network learns to answer as the full model does, or all sub-networks of a
+//! super-network do, each step a few of them ([`Trainer::of_supernet`]).
 //!
 //! The loss is the divergence from the full model's distribution over the whole vocabulary, averaged
 //! over tokens (Minitron, 2407.14679), mixed with that of the next token where asked for. What is
@@ -14,6 +15,7 @@ mod losses;
 mod order;
 mod schedule;
 mod settings;
+mod slicing;
 mod state;
 mod teacher;
 mod trainable;
@@ -21,4 +23,5 @@ mod trainer;
 
 pub use adapters::{LoraSettings, Target};
 pub use settings::TrainSettings;
+pub use state::trained_weights;
 pub use trainer::{StepReport, Trainer};

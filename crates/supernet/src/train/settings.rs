@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use super::adapters::LoraSettings;
 use crate::SupernetError;
 
-/// How a sub-network is trained.
+/// How networks are trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainSettings {
@@ -27,6 +27,13 @@ pub struct TrainSettings {
     pub seed: u64,
     /// Adapters instead of all weights.
     pub lora: Option<LoraSettings>,
+    /// Whether gains and biases are trained.
+    pub vectors: bool,
+    /// How the networks of a step are drawn, in words, where a super-network is trained.
+    pub sampling: Option<String>,
+    /// Whether each network of a step counts by the logarithm of its loss, so that none drowns the
+    /// others (AmoebaLLM, 2411.10606, balances them likewise). Of one network alone it has no effect.
+    pub balance: bool,
 }
 
 impl Default for TrainSettings {
@@ -42,6 +49,9 @@ impl Default for TrainSettings {
             temperature: 1.0,
             seed: 1,
             lora: None,
+            vectors: true,
+            sampling: None,
+            balance: true,
         }
     }
 }

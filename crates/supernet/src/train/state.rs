@@ -6,6 +6,7 @@ use std::path::Path;
 use lathe_arch::SubnetConfig;
 
 use super::adamw::Moments;
+use super::adapters::LoraSettings;
 use super::losses::Losses;
 use super::settings::TrainSettings;
 use super::trainable::Trainable;
@@ -36,6 +37,9 @@ const STEP: &str = "step";
 const LOSSES: &str = "losses";
 
 const PRESENT_FORMAT: &str = "lathe training 1";
+
+/// Of what [`trained_weights`] reads.
+const TRAINED_FORMAT: &str = "lathe super-network 1";
 
 /// Prefixes of the tensors' names.
 const TRAINED: &str = "trained.";
@@ -68,7 +72,10 @@ impl State {
         };
         let metadata = HashMap::from([
             (FORMAT.to_owned(), PRESENT_FORMAT.to_owned()),
-            (MADE_OF.to_owned(), made_of(supernet, config, text)),
+            (
+                MADE_OF.to_owned(),
+                made_of(supernet, config, text, self.settings.sampling.is_some()),
+            ),
             (
                 SETTINGS.to_owned(),
                 serde_json::to_string(&self.settings).map_err(json)?,
@@ -89,6 +96,16 @@ impl State {
         })
     }
 
+    /// What is trained, and nothing else.
+    pub fn save_trained(&self, path: &Path) -> Result<(), SupernetError> {
+        // A single field: several would stand in another order every time.
+        let metadata = HashMap::from([(FORMAT.to_owned(), TRAINED_FORMAT.to_owned())]);
+        write_with(path, |temporary| {
+            safetensors::serialize_to_file(self.trained.named(""), Some(metadata), temporary)
+                .map_err(std::io::Error::other)
+        })
+    }
+
     pub fn load(
         path: &Path,
         supernet: &Supernet,
@@ -102,7 +119,7 @@ impl State {
         if field(FORMAT) != PRESENT_FORMAT {
             return Err(file.format("this is no state of a training"));
         }
-        if field(MADE_OF) != made_of(supernet, config, text) {
+        if field(MADE_OF) != made_of(supernet, config, text, settings.sampling.is_some()) {
             return Err(file.format(
                 "it is of another model, sub-network or text: give the same, or train anew",
             ));
@@ -161,8 +178,40 @@ impl State {
     }
 }
 
+/// The weights that [`Trainer::save_trained`](super::Trainer::save_trained) left of a training of
+/// `supernet`, adapters of `lora` merged into its own.
+///
+/// # Errors
+/// When the file cannot be read or holds no such weights.
+pub fn trained_weights(
+    path: &Path,
+    supernet: &Supernet,
+    lora: Option<&LoraSettings>,
+) -> Result<Parameters, SupernetError> {
+    let file = TensorFile::open(path)?;
+    let fields = file.fields();
+    if fields.get(FORMAT).map(String::as_str) != Some(TRAINED_FORMAT) {
+        return Err(file.format("these are no weights of a trained super-network"));
+    }
+    let full = supernet.teacher();
+    match Trainable::read(&file, "", supernet.model(), full.config(), lora)? {
+        Trainable::Whole(weights) => Ok(weights),
+        Trainable::LowRank(adapters) => {
+            let base = Parameters::of(&full);
+            let mut merged = base.clone();
+            adapters.merge(&base, &mut merged);
+            Ok(merged)
+        }
+    }
+}
+
 /// Tells trainings apart by the model, the sub-network and the text.
-fn made_of(supernet: &Supernet, config: &SubnetConfig, text: &TokenWindows) -> String {
+fn made_of(
+    supernet: &Supernet,
+    config: &SubnetConfig,
+    text: &TokenWindows,
+    is_shared: bool,
+) -> String {
     // FNV-1a: stable across versions of the standard library.
     let hash = |words: &mut dyn Iterator<Item = u64>| {
         words.fold(0xcbf2_9ce4_8422_2325, |hash: u64, word| {
@@ -172,8 +221,11 @@ fn made_of(supernet: &Supernet, config: &SubnetConfig, text: &TokenWindows) -> S
     let mut tokens = text.tokens().iter().map(|token| u64::from(*token));
     let layers = format!("{:?}", config.layers);
     let mut layers = layers.bytes().map(u64::from);
+    // Sub-networks of a super-network also depend on its order and calibration.
+    let cut_from = is_shared.then(|| format!("super-network {:016x}, ", supernet.digest()));
     format!(
-        "model {}, sub-network {:016x}, {} windows of {} tokens {:016x}",
+        "{}model {}, sub-network {:016x}, {} windows of {} tokens {:016x}",
+        cut_from.unwrap_or_default(),
         supernet.ends_digest(),
         hash(&mut layers),
         text.window_count(),

@@ -19,7 +19,7 @@ pub(super) struct Teacher<'a> {
 impl<'a> Teacher<'a> {
     pub fn new(supernet: &'a Supernet, windows: usize) -> Self {
         Self {
-            net: supernet.full(),
+            net: supernet.teacher(),
             kept: vec![None; windows],
             free_bytes: KEPT_BYTES,
         }

@@ -43,6 +43,15 @@ impl Trainable {
         }
     }
 
+    /// The same of what is no matrix.
+    pub fn fill_vectors_zero(&mut self) {
+        for values in self.values_mut() {
+            if !values.is_matrix {
+                values.numbers.fill(0.0);
+            }
+        }
+    }
+
     /// The tensors by name, for a file.
     pub fn named(&self, prefix: &str) -> Vec<(String, Numbers<'_>)> {
         match self {

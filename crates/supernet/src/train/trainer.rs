@@ -4,10 +4,11 @@ use lathe_arch::SubnetConfig;
 
 use super::adamw::{Moments, Update, norm};
 use super::adapters::Adapters;
-use super::losses::Losses;
+use super::losses::{Losses, STEPS_OF_MANY, STEPS_OF_ONE};
 use super::order::Order;
 use super::schedule;
 use super::settings::TrainSettings;
+use super::slicing::Slicing;
 use super::state::State;
 use super::teacher::Teacher;
 use super::trainable::Trainable;
@@ -25,14 +26,19 @@ use crate::text::TokenWindows;
 
 /// Tokens run together: bounds the memory of the activations, which are kept for the way back.
 const BATCH_TOKENS: usize = 1024;
+/// Added to a loss before its logarithm is taken: the full model's is zero at first.
+const BALANCE_NATS: f64 = 0.05;
+const SAME_KIND: &str = "a gradient is made of what it is of";
 
 /// What one step did.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// Steps made, this one included.
     pub step: usize,
-    /// The loss per token in nats, before the step.
+    /// The loss per token in nats, before the step; of several networks their mean.
     pub loss: f64,
+    /// That of each network.
+    pub losses: Vec<f64>,
     /// The next token's part in nats, whatever its share.
     pub next_token_loss: f64,
     /// Learning rate.
@@ -43,7 +49,7 @@ pub struct StepReport {
     pub tokens: usize,
 }
 
-/// Trains the weights of one sub-network.
+/// Trains the weights of one sub-network, or those that all sub-networks share.
 ///
 /// ```
 /// use lathe_supernet::checkpoint::Checkpoint;
@@ -78,6 +84,15 @@ pub struct Trainer<'a> {
     /// The network as it is now, where that is not what is trained.
     merged: Option<Parameters>,
     gradient: Trainable,
+    /// Where sub-networks are cut out of what is trained.
+    shared: Option<Shared<'a>>,
+}
+
+/// What it takes to train weights through the sub-networks that share them.
+struct Shared<'a> {
+    slicing: Slicing<'a>,
+    /// The gradient of the weights, where adapters are trained beside them.
+    of_weights: Option<Parameters>,
 }
 
 impl<'a> Trainer<'a> {
@@ -110,6 +125,45 @@ impl<'a> Trainer<'a> {
             settings,
         };
         Self::of(supernet, config, text, state)
+    }
+
+    /// Begins with the weights of a whole super-network; [`Self::step_on`] then trains what some of its
+    /// sub-networks have of them.
+    ///
+    /// # Errors
+    /// When a setting or a token is out of range, or a window is longer than the model's context.
+    pub fn of_supernet(
+        supernet: &'a Supernet,
+        text: &TokenWindows,
+        settings: TrainSettings,
+    ) -> Result<Self, SupernetError> {
+        let full = supernet.full();
+        let weights = Parameters::of(&full);
+        Ok(Self::new(supernet, full.config(), weights, text, settings)?.shared())
+    }
+
+    /// Goes on with the weights of a whole super-network, as [`Self::resume`].
+    ///
+    /// # Errors
+    /// As [`Self::resume`].
+    pub fn resume_of_supernet(
+        path: &Path,
+        supernet: &'a Supernet,
+        text: &TokenWindows,
+        settings: &TrainSettings,
+    ) -> Result<Self, SupernetError> {
+        let config = SubnetConfig::full(supernet.model());
+        Ok(Self::resume(path, supernet, &config, text, settings)?.shared())
+    }
+
+    fn shared(mut self) -> Self {
+        let is_beside = matches!(self.gradient, Trainable::LowRank(_));
+        let weights = self.state.weights(self.merged.as_ref());
+        self.shared = Some(Shared {
+            slicing: Slicing::new(self.supernet),
+            of_weights: is_beside.then(|| Parameters::zeros_like(weights)),
+        });
+        self
     }
 
     /// Goes on from what [`Self::save`] wrote, of a sub-network of `config`. Where `settings` has no
@@ -156,6 +210,7 @@ impl<'a> Trainer<'a> {
             gradient: state.trained.zeros_like(),
             merged: state.base.clone(),
             state,
+            shared: None,
         };
         trainer.merge();
         Ok(trainer)
@@ -213,20 +268,64 @@ impl<'a> Trainer<'a> {
             .save(path, self.supernet, &self.config, &self.text)
     }
 
+    /// One of the sub-networks of the super-network that is trained, as it is now; the network that is
+    /// trained alone where that is asked for.
+    ///
+    /// # Errors
+    /// When it does not fit the model, or cannot be cut from what is trained.
+    pub fn weights_of(&mut self, config: &SubnetConfig) -> Result<Parameters, SupernetError> {
+        let weights = self.state.weights(self.merged.as_ref());
+        let Some(shared) = &mut self.shared else {
+            weights.subnet(self.supernet, config)?;
+            return Ok(weights.clone());
+        };
+        let slices = shared.slicing.slices(config)?;
+        Ok(slices.cut(self.supernet.model(), weights))
+    }
+
+    /// What is trained by name, for a file that [`trained_weights`](super::trained_weights) reads.
+    ///
+    /// # Errors
+    /// When the disk does not take the file.
+    pub fn save_trained(&self, path: &Path) -> Result<(), SupernetError> {
+        self.state.save_trained(path)
+    }
+
     /// Makes one step.
     ///
     /// # Errors
     /// When the loss or its gradient is not a number, or the losses of the last steps are many times
     /// the lowest so far; the weights are then as they were before.
     pub fn step(&mut self) -> Result<StepReport, SupernetError> {
+        let network = self.config.clone();
+        self.step_on(std::slice::from_ref(&network))
+    }
+
+    /// Makes one step on the mean loss of some sub-networks, all on the same text.
+    ///
+    /// # Errors
+    /// As [`Self::step`]; also when one of them is quantised, does not fit the model, or there is none.
+    pub fn step_on(&mut self, networks: &[SubnetConfig]) -> Result<StepReport, SupernetError> {
         let settings = self.state.settings.clone();
         let step = self.state.step;
         let windows = self.order.windows(step, settings.windows_per_step);
         let tokens = self.tokens_per_step();
-        let sum = self.differentiate(&windows)?;
-        let (loss, next_token_loss) = (sum.loss / tokens as f64, sum.next_token / tokens as f64);
+        let sums = self.differentiate(&windows, networks)?;
+        let per_token =
+            |of: fn(&HeadLoss) -> f64| sums.iter().map(move |sum| of(sum) / tokens as f64);
+        let losses: Vec<f64> = per_token(|sum| sum.loss).collect();
+        let loss = losses.iter().sum::<f64>() / sums.len() as f64;
+        let next_token_loss = per_token(|sum| sum.next_token).sum::<f64>() / sums.len() as f64;
+        if !settings.vectors {
+            self.gradient.fill_vectors_zero();
+        }
         let gradient_norm = norm(&self.gradient);
-        let losses = self.state.losses.with(loss);
+        let steps = match self.shared {
+            Some(_) => STEPS_OF_MANY,
+            None => STEPS_OF_ONE,
+        };
+        let of_networks = losses;
+        let losses = self.state.losses.with(loss, steps);
         let Some(losses) = losses.filter(|_| gradient_norm.is_finite()) else {
             return Err(SupernetError::Diverged {
                 step: step + 1,
@@ -252,10 +351,11 @@ impl<'a> Trainer<'a> {
         Ok(StepReport {
             step: step + 1,
             loss,
+            losses: of_networks,
             next_token_loss,
             learning_rate,
             gradient_norm,
-            tokens,
+            tokens: tokens * networks.len(),
         })
     }
 
@@ -268,37 +368,100 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// The gradient of the mean loss on some windows, and the summed loss.
-    fn differentiate(&mut self, windows: &[usize]) -> Result<HeadLoss, SupernetError> {
-        let subnet = self
-            .state
-            .weights(self.merged.as_ref())
-            .subnet(self.supernet, &self.config)?;
+    /// The gradient of the networks' mean loss on some windows, and the summed loss of each.
+    fn differentiate(
+        &mut self,
+        windows: &[usize],
+        networks: &[SubnetConfig],
+    ) -> Result<Vec<HeadLoss>, SupernetError> {
+        self.gradient.fill_zero();
+        let weights = self.state.weights(self.merged.as_ref());
         let settings = &self.state.settings;
-        let mut pass = Pass {
-            subnet: &subnet,
+        let mut passes = Passes {
             teacher: &mut self.teacher,
             text: &self.text,
             rope: &self.rope,
             share: settings.distill_share,
             temperature: settings.temperature,
-            weight: 1.0 / (windows.len() * self.text.window_len()) as f32,
+            windows,
         };
-        self.gradient.fill_zero();
+        let Some(shared) = &mut self.shared else {
+            let subnet = weights.subnet(self.supernet, &self.config)?;
+            let loss = match (&self.state.trained, &mut self.gradient) {
+                (Trainable::LowRank(adapters), Trainable::LowRank(sums)) => {
+                    passes.run(&subnet, &mut adapters.sink(sums))
+                }
+                (_, Trainable::Whole(sums)) => passes.run(&subnet, sums),
+                (Trainable::Whole(_), Trainable::LowRank(_)) => unreachable!("{SAME_KIND}"),
+            };
+            return Ok(vec![loss]);
+        };
+        let mut losses = Vec::new();
+        let of_weights = match (&mut shared.of_weights, &mut self.gradient) {
+            (Some(sums), _) => {
+                sums.fill_zero();
+                sums
+            }
+            (None, Trainable::Whole(sums)) => sums,
+            (None, Trainable::LowRank(_)) => unreachable!("{SAME_KIND}"),
+        };
+        let (model, tokens) = (self.supernet.model(), passes.token_count());
+        for config in networks {
+            let slices = shared.slicing.slices(config)?;
+            let own = slices.cut(model, weights);
+            let subnet = own.subnet(self.supernet, config)?;
+            check_differentiable(&subnet)?;
+            let mut gradient = Parameters::zeros_like(&own);
+            let loss = passes.run(&subnet, &mut gradient);
+            let scale = match settings.balance {
+                true => 1.0 / (loss.loss / tokens as f64 + BALANCE_NATS),
+                false => 1.0,
+            };
+            let scale = (scale / networks.len() as f64) as f32;
+            slices.add_back(model, &gradient, scale, of_weights);
+            losses.push(loss);
+        }
+        if let (Trainable::LowRank(adapters), Trainable::LowRank(sums), Some(of_weights)) =
+            (&self.state.trained, &mut self.gradient, &shared.of_weights)
+        {
+            adapters.project(of_weights, sums);
+        }
+        Ok(losses)
+    }
+}
+
+/// Passes of a step's text through networks.
+struct Passes<'p, 'a> {
+    teacher: &'p mut Teacher<'a>,
+    text: &'p TokenWindows,
+    rope: &'p RopeTable,
+    share: f32,
+    temperature: f32,
+    windows: &'p [usize],
+}
+
+impl Passes<'_, '_> {
+    fn token_count(&self) -> usize {
+        self.windows.len() * self.text.window_len()
+    }
+
+    /// Tells `sink` the gradients of a network's mean loss, and returns its sum.
+    fn run(&mut self, subnet: &Subnet<'_>, sink: &mut dyn GradientSink) -> HeadLoss {
+        let mut pass = Pass {
+            subnet,
+            weight: 1.0 / self.token_count() as f32,
+            teacher: &mut *self.teacher,
+            text: self.text,
+            rope: self.rope,
+            share: self.share,
+            temperature: self.temperature,
+        };
         let together = (BATCH_TOKENS / self.text.window_len().max(1)).max(1);
         let mut loss = HeadLoss::default();
-        for windows in windows.chunks(together) {
-            loss += match (&self.state.trained, &mut self.gradient) {
-                (Trainable::LowRank(adapters), Trainable::LowRank(sums)) => {
-                    pass.run(windows, &mut adapters.sink(sums))
-                }
-                (_, Trainable::Whole(sums)) => pass.run(windows, sums),
-                (Trainable::Whole(_), Trainable::LowRank(_)) => {
-                    unreachable!("a gradient was made of what it is of")
-                }
-            };
+        for windows in self.windows.chunks(together) {
+            loss += pass.run(windows, sink);
         }
-        Ok(loss)
+        loss
     }
 }
 

@@ -1,5 +1,7 @@
 //! Training on the tiny models, held to PyTorch, to differences and to itself.
 
+mod shared;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -150,6 +152,7 @@ fn steps_are_those_of_pytorch() {
         temperature: reference.temperature,
         seed: 1,
         lora: None,
+        ..TrainSettings::default()
     };
     let mut trainer = trainer(&supernet.full(), &text, settings).unwrap();
     for layer in 0..3 {
@@ -196,7 +199,6 @@ fn gradients_are_differences_of_the_loss() {
 }
 
 fn are_differences(supernet: &Supernet, lora: Option<LoraSettings>) {
-    const STEP: f32 = 2e-3;
     let subnet = supernet.cut(&uneven(supernet.model())).unwrap();
     let settings = TrainSettings {
         distill_share: 0.7,
@@ -204,7 +206,17 @@ fn are_differences(supernet: &Supernet, lora: Option<LoraSettings>) {
         lora,
         ..TrainSettings::default()
     };
-    let mut trainer = trainer(&subnet, &text(4), settings).unwrap();
+    let trainer = trainer(&subnet, &text(4), settings).unwrap();
+    gradient_is_difference(trainer, &[], |loss| loss);
+}
+
+/// Holds the gradient of the mean over networks of `count` of their losses to differences.
+pub(super) fn gradient_is_difference(
+    mut trainer: Trainer<'_>,
+    networks: &[SubnetConfig],
+    count: fn(f64) -> f64,
+) {
+    const STEP: f32 = 2e-3;
     // Adapters begin with half of them at zero, where the other half has no gradient.
     for (at, values) in trainer.state.trained.values_mut().into_iter().enumerate() {
         let noise = random(values.numbers.len(), 50 + at as u64);
@@ -214,7 +226,7 @@ fn are_differences(supernet: &Supernet, lora: Option<LoraSettings>) {
     }
     let windows = [0, 1, 2, 3];
     trainer.merge();
-    trainer.differentiate(&windows).unwrap();
+    trainer.differentiate(&windows, networks).unwrap();
     let gradients: Vec<Vec<f32>> = trainer
         .gradient
         .values()
@@ -232,7 +244,9 @@ fn are_differences(supernet: &Supernet, lora: Option<LoraSettings>) {
                 *value += step * d;
             }
             trainer.merge();
-            trainer.differentiate(&windows).unwrap().loss / tokens
+            let losses = trainer.differentiate(&windows, networks).unwrap();
+            let losses = losses.iter().map(|sum| count(sum.loss / tokens));
+            losses.sum::<f64>() / networks.len().max(1) as f64
         };
         let (above, below) = (loss_at(STEP), loss_at(-2.0 * STEP));
         loss_at(STEP);
