@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use lathe_arch::Workload;
 
 pub use measure::{Devices, Predict, Profile, Validate};
-pub use model::{DeviceArguments, ModelArguments};
+pub use model::{DeviceArguments, ModelArguments, ProgramArguments};
 pub use quality::{Evaluate, Export, Format, Heal, Narrow, Task};
 pub use search::{Compare, Method, Objective, ProblemArguments, Search};
 pub use study::{Front, Report, Studies, StudyCommand};
