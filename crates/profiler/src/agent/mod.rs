@@ -261,15 +261,21 @@ impl Agent {
     /// The first line that is an answer: a device's shell may say something before.
     fn greeting(&mut self) -> Result<Answer, ProfilerError> {
         let limit = self.command.device().job_timeout().min(START_LIMIT);
+        let mut first = String::new();
         for _ in 0..MAX_GREETING {
             let line = self.line(limit)?;
-            if line.trim_ascii_start().starts_with(b"{") {
-                // A greeting of another version is read as far as its version.
-                return parse(&line).map_err(|error| other_protocol(&line).unwrap_or(error));
+            if let Ok(answer) = serde_json::from_slice(&line) {
+                return Ok(answer);
+            }
+            if let Some(error) = other_protocol(&line) {
+                return Err(error);
+            }
+            if first.is_empty() {
+                first = shown(&line);
             }
         }
         Err(ProfilerError::Answer {
-            reason: format!("{MAX_GREETING} lines without the agent's greeting"),
+            reason: format!("{MAX_GREETING} lines without a greeting, the first {first:?}"),
         })
     }
 
@@ -427,7 +433,7 @@ fn shown(line: &[u8]) -> String {
     ))
 }
 
-/// Set when a line is the greeting of another version of the protocol, whatever else is in it.
+/// What is wrong when a line is the greeting of another version of the protocol, whatever else is in it.
 fn other_protocol(line: &[u8]) -> Option<ProfilerError> {
     let value: serde_json::Value = serde_json::from_slice(line).ok()?;
     let found = value.get("hello")?.get("protocol")?.as_u64()?;

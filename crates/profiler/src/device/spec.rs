@@ -104,6 +104,9 @@ pub struct AdbSpec {
     /// `ANDROID_SERIAL`, when absent.
     #[serde(default)]
     pub serial: Option<String>,
+    /// adb's program, beside this file unless absolute; the one in `PATH` when absent.
+    #[serde(default)]
+    pub program: Option<PathBuf>,
     /// Folder on the device in which a private one is made; `/data/local/tmp` when absent.
     #[serde(default)]
     pub folder: Option<String>,
@@ -196,8 +199,10 @@ impl DeviceSpec {
         };
         beside(&mut spec.agent);
         beside(&mut spec.ort_lib);
-        if let TransportSpec::Ssh(ssh) = &mut spec.transport {
-            beside(&mut ssh.config);
+        match &mut spec.transport {
+            TransportSpec::Local => {}
+            TransportSpec::Ssh(ssh) => beside(&mut ssh.config),
+            TransportSpec::Adb(adb) => beside(&mut adb.program),
         }
         Ok(spec)
     }

@@ -1,5 +1,3 @@
-use std::env;
-use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,7 +9,7 @@ use crate::device::AdbSpec;
 /// Longest that adb may take to start its server, or to connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
-/// The system's adb, or the program that `ADB` names; its server is started where none runs, and
+/// The system's adb; its server is started where none runs, and
 /// left running as adb itself leaves it.
 #[derive(Debug)]
 pub(crate) struct Adb {
@@ -23,13 +21,13 @@ impl Adb {
         Self { spec: spec.clone() }
     }
 
-    fn program() -> OsString {
-        env::var_os("ADB").unwrap_or_else(|| "adb".into())
+    fn program(&self) -> &Path {
+        self.spec.program.as_deref().unwrap_or(Path::new("adb"))
     }
 
     /// adb for the one device.
     fn adb(&self) -> Command {
-        let mut command = Command::new(Self::program());
+        let mut command = Command::new(self.program());
         if let Some(serial) = &self.spec.serial {
             command.args(["-s", serial]);
         }
@@ -66,7 +64,7 @@ impl Adb {
 
     /// Something that adb does on this machine.
     fn call(&self, arguments: &[&str]) -> Result<Said, TransportError> {
-        let mut command = Command::new(Self::program());
+        let mut command = Command::new(self.program());
         command.args(arguments);
         said(self, command, CONNECT_LIMIT)
     }
@@ -89,7 +87,7 @@ impl Shell for Adb {
 
     fn prepare(&self) -> Result<(), TransportError> {
         // The server outlives this call and must hold none of its pipes.
-        let mut start = Command::new(Self::program());
+        let mut start = Command::new(self.program());
         start
             .arg("start-server")
             .stdin(Stdio::null())
@@ -172,9 +170,9 @@ impl Shell for Adb {
 
     fn no_program(&self, source: std::io::Error) -> TransportError {
         TransportError::NoProgram {
-            program: Self::program().to_string_lossy().into_owned(),
+            program: self.program().to_string_lossy().into_owned(),
             source,
-            remedy: "install Android's platform tools, or name adb in the variable ADB",
+            remedy: "install Android's platform tools, or name adb as `program:` in the device's file",
         }
     }
 }
@@ -225,6 +223,7 @@ mod tests {
     fn the_line_is_one_argument() {
         let adb = Adb::new(&AdbSpec {
             serial: Some("8A1X".to_owned()),
+            program: None,
             folder: None,
         });
         let command = adb.command("echo 'a b'; id");
