@@ -395,7 +395,8 @@ impl Agent {
                 said: String::new(),
             };
         };
-        let status = running.process.end().and_then(|status| status.code());
+        let ended = running.process.end();
+        let status = ended.and_then(|status| status.code());
         let said = running.stderr.take().and_then(|thread| thread.join().ok());
         let said = said.filter(|said| !said.is_empty());
         let remedy = match status.filter(|_| !running.has_greeted) {
@@ -414,7 +415,15 @@ impl Agent {
                 remedy,
             }),
             None => ProfilerError::AgentGone {
-                said: said.map_or_else(String::new, |said| format!("; its last words: {said}")),
+                said: match (said, running.has_greeted) {
+                    (Some(said), _) => format!("; its last words: {said}"),
+                    (None, true) => String::new(),
+                    (None, false) => format!(
+                        " before its first word{}: the library {} may be damaged, or for another system",
+                        ended.map_or_else(String::new, |status| format!(" ({status})")),
+                        self.command.ort_lib.display()
+                    ),
+                },
             },
         }
     }

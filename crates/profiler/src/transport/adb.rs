@@ -3,7 +3,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::TransportError;
-use super::shell::{Running, Said, Shell};
+use super::shell::{Running, Said, Shell, run};
 use crate::device::AdbSpec;
 
 /// Longest that adb may take to start its server, or to connect.
@@ -105,7 +105,22 @@ impl Shell for Adb {
         command
     }
 
-    fn send(&self, file: &Path, path: &str, limit: Duration) -> Result<Said, TransportError> {
+    fn send(
+        &self,
+        file: &Path,
+        accept: &str,
+        arguments: &[&str],
+        limit: Duration,
+    ) -> Result<Said, TransportError> {
+        /// What adb says of a device that is away, not of the file.
+        const LOST: [&str; 5] = [
+            "device '",
+            "offline",
+            "closed",
+            "no devices",
+            "protocol fault",
+        ];
+
         let io = |source| TransportError::Io {
             path: file.to_owned(),
             source,
@@ -114,22 +129,15 @@ impl Shell for Adb {
         // An absolute path is no option.
         command
             .arg("push")
-            .arg(std::path::absolute(file).map_err(io)?)
-            .arg(path);
-        let said = said(self, command, limit)?;
-        let is_lost = [
-            "device '",
-            "offline",
-            "closed",
-            "no devices",
-            "protocol fault",
-        ];
-        match said.status {
-            0 => Ok(said),
-            _ if is_lost.iter().any(|words| said.errors.contains(words)) => {
-                Err(self.explain(&said.errors))
+            .arg(std::path::absolute(file).map_err(io)?);
+        command.args(arguments.get(1));
+        let pushed = said(self, command, limit)?;
+        match pushed.status {
+            0 => run(self, accept, arguments, None, limit),
+            _ if LOST.iter().any(|words| pushed.errors.contains(words)) => {
+                Err(self.explain(&pushed.errors))
             }
-            _ => Ok(said),
+            _ => Ok(pushed),
         }
     }
 

@@ -76,11 +76,15 @@ stop_agents
 "#;
 
 /// `$1`: the last word. `$2`: a folder to remove at the end, or nothing. Further: the connection.
+/// It ends with the connection, whose streams are in no other program's hands.
 #[cfg(unix)]
 const RELAY: &str = r#"
 word=$1 folder=$2
 shift 2
-{ cat; echo "$word"; } | "$@"
+exec 3<&0
+{ cat <&3; echo "$word"; } 2> /dev/null | "$@" 3<&- &
+exec 3<&- > /dev/null 2>&1
+wait $!
 status=$?
 [ -z "$folder" ] || rm -rf "$folder"
 exit $status

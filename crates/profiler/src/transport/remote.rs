@@ -32,7 +32,7 @@ const DAMAGED: i32 = 65;
 const FREE: &str = r#"df -Pk "$1" 2> /dev/null || df -k "$1""#;
 
 /// `$1`: the private folder. `$2`: the file as it arrived. `$3`: its SHA-256. `$4`: its place below
-/// the folder.
+/// the folder. Says what is free then.
 const ACCEPT: &str = r#"
 umask 077
 found=$(sha256sum < "$2") || return
@@ -40,7 +40,8 @@ case $found in
     "$3"*) ;;
     *) rm -f "$2"; return 65 ;;
 esac
-mkdir -p "$1/$(dirname "$4")" && chmod 700 "$2" && mv -f "$2" "$1/$4"
+mkdir -p "$1/$(dirname "$4")" && chmod 700 "$2" && mv -f "$2" "$1/$4" || return 1
+df -Pk "$1" 2> /dev/null || df -k "$1" || return 0
 "#;
 
 /// `$1`: the private folder. Further: files below it.
@@ -150,6 +151,8 @@ struct State {
     contents: Contents,
     /// What is on the device, by name.
     sent: BTreeMap<String, Sent>,
+    /// What was free on the device when it was last asked.
+    free_bytes: Option<u64>,
     /// Counts uses and agents.
     count: u64,
     conditions: Vec<String>,
@@ -258,16 +261,16 @@ impl<S: Shell> Remote<S> {
         let limit = SENDING_LIMIT + Duration::from_secs(item.stamp.bytes / SLOWEST);
         (self.on_sending)(&item.file, item.stamp.bytes);
         for _ in 0..SENDINGS {
-            let sent = shell.send(&item.file, &arriving, limit)?;
-            if sent.status != 0 && sent.errors.contains("No space left") {
-                return Err(self.full(state, item, self.free_bytes(state)?.unwrap_or(0)));
-            }
-            sent.ok(shell, "sending a file")?;
             let folder = state.path("");
             let arguments = [folder.as_str(), &arriving, &item.sha256, &item.name];
-            let accepted = run(shell, ACCEPT, &arguments, None, limit)?;
-            if accepted.status != DAMAGED {
-                accepted.ok(shell, "keeping a sent file")?;
+            let sent = shell.send(&item.file, ACCEPT, &arguments, limit)?;
+            if sent.status != 0 && sent.errors.contains("No space left") {
+                let free = self.free_bytes(state)?.unwrap_or(0);
+                return Err(self.full(state, item, free));
+            }
+            if sent.status != DAMAGED {
+                let sent = sent.ok(shell, "sending a file")?;
+                state.free_bytes = free_of_df(&sent.text());
                 return Ok(());
             }
         }
@@ -292,7 +295,11 @@ impl<S: Shell> Remote<S> {
         self.remove(state, &stale)?;
         let needed = item.stamp.bytes + SPARE_BYTES;
         loop {
-            let Some(free) = self.free_bytes(state)?.filter(|free| *free < needed) else {
+            // What was free after the last file tells enough as long as it is plenty.
+            if state.free_bytes.is_none_or(|free| free < 2 * needed) {
+                state.free_bytes = self.free_bytes(state)?;
+            }
+            let Some(free) = state.free_bytes.filter(|free| *free < needed) else {
                 return Ok(());
             };
             let is_free = |sent: &&Sent| {
@@ -319,6 +326,9 @@ impl<S: Shell> Remote<S> {
             removed.ok(&*self.shell, "removing sent files")?;
         }
         state.sent.retain(|name, _| !names.contains(name));
+        if !names.is_empty() {
+            state.free_bytes = None;
+        }
         Ok(())
     }
 

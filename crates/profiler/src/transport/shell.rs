@@ -51,8 +51,15 @@ pub(crate) trait Shell: Debug + Send + Sync + 'static {
         None
     }
 
-    /// Sends a file.
-    fn send(&self, file: &Path, path: &str, limit: Duration) -> Result<Said, TransportError>;
+    /// Sends a file to the path that the second of `arguments` is, and runs `accept` once it is
+    /// there. Says what that says, or why the sending failed.
+    fn send(
+        &self,
+        file: &Path,
+        accept: &str,
+        arguments: &[&str],
+        limit: Duration,
+    ) -> Result<Said, TransportError>;
 
     /// Why the connection failed, from what ssh or adb said.
     fn explain(&self, said: &str) -> TransportError;
@@ -336,7 +343,7 @@ mod tests {
             command
         }
 
-        fn send(&self, _: &Path, _: &str, _: Duration) -> Result<Said, TransportError> {
+        fn send(&self, _: &Path, _: &str, _: &[&str], _: Duration) -> Result<Said, TransportError> {
             unreachable!("nothing is sent")
         }
 

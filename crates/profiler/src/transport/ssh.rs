@@ -107,18 +107,19 @@ impl Shell for Ssh {
         self.control().to_str().map(str::to_owned)
     }
 
-    fn send(&self, file: &Path, path: &str, limit: Duration) -> Result<Said, TransportError> {
+    fn send(
+        &self,
+        file: &Path,
+        accept: &str,
+        arguments: &[&str],
+        limit: Duration,
+    ) -> Result<Said, TransportError> {
         let source = File::open(file).map_err(|source| TransportError::Io {
             path: file.to_owned(),
             source,
         })?;
-        run(
-            self,
-            "umask 077 && cat > \"$1\"",
-            &[path],
-            Some(source),
-            limit,
-        )
+        let script = format!("umask 077\ncat > \"$2\" || return 1\n{accept}");
+        run(self, &script, arguments, Some(source), limit)
     }
 
     fn explain(&self, said: &str) -> TransportError {

@@ -188,7 +188,8 @@ fn libraries_that_are_damaged_or_too_old_are_named() {
     let Some(error) = error_with(None, Some(&damaged)) else {
         return;
     };
-    assert!(error.to_string().contains("cannot be loaded"), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("damaged.so"), "{text}");
     // A library that knows no interface as new as the agent's.
     let source = folder.path().join("old.c");
     fs::write(
@@ -210,10 +211,7 @@ fn libraries_that_are_damaged_or_too_old_are_named() {
         return;
     };
     let text = error.to_string();
-    assert!(
-        text.contains("1.10") || text.contains("cannot be loaded"),
-        "{text}"
-    );
+    assert!(text.contains("1.10.0"), "{text}");
 }
 
 #[test]

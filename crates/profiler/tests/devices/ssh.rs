@@ -203,35 +203,11 @@ fn a_device_that_is_not_there_is_said_to_be_so() {
     assert!(text.contains("Connection refused"), "{text}");
 }
 
-/// A file system of its own at the device's folder.
-struct Mounted<'a>(&'a Sshd);
-
-impl<'a> Mounted<'a> {
-    fn new(sshd: &'a Sshd, options: &str) -> Self {
-        let folder = sshd.device();
-        let words = [
-            "-t",
-            "tmpfs",
-            "-o",
-            options,
-            "tmpfs",
-            folder.to_str().unwrap(),
-        ];
-        assert!(call("mount", &words));
-        Self(sshd)
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        call("umount", &["-l", self.0.device().to_str().unwrap()]);
-    }
-}
-
 #[test]
 fn a_full_device_is_named_with_what_is_missing() {
-    let Some(sshd) = Sshd::new() else { return };
-    let _mounted = Mounted::new(&sshd, "size=24m");
+    let Some(sshd) = Sshd::with("", Some("size=24m")) else {
+        return;
+    };
     let (error, text) = error_of(&sshd.yaml());
     assert!(
         matches!(error, ProfilerError::Transport(TransportError::Full { .. })),
@@ -245,16 +221,24 @@ fn a_full_device_is_named_with_what_is_missing() {
 
 #[test]
 fn folders_that_cannot_be_used_are_named() {
-    let Some(sshd) = Sshd::new() else { return };
-    {
-        let _mounted = Mounted::new(&sshd, "ro");
-        let (_, text) = error_of(&sshd.yaml());
-        assert!(
-            text.contains("Read-only") && text.contains("folder:"),
-            "{text}"
-        );
-    }
-    let _mounted = Mounted::new(&sshd, "size=200m,noexec");
+    let Some(sshd) = Sshd::with("", Some("ro")) else {
+        return;
+    };
+    let (error, text) = error_of(&sshd.yaml());
+    assert!(
+        matches!(
+            error,
+            ProfilerError::Transport(TransportError::NoFolder { .. })
+        ),
+        "{text}"
+    );
+    assert!(
+        text.contains("Read-only") && text.contains("folder:"),
+        "{text}"
+    );
+    let Some(sshd) = Sshd::with("", Some("size=200m,noexec")) else {
+        return;
+    };
     let (error, text) = error_of(&sshd.yaml());
     assert!(
         matches!(
@@ -270,7 +254,7 @@ fn folders_that_cannot_be_used_are_named() {
 fn with_damage(times: u32) -> Option<(Sshd, tempfile::TempDir)> {
     let tools = tempfile::tempdir().unwrap();
     let at = tools.path().display();
-    let sshd = Sshd::with(&format!("SetEnv PATH={at}:/usr/bin:/bin"))?;
+    let sshd = Sshd::with(&format!("SetEnv PATH={at}:/usr/bin:/bin"), None)?;
     let script = format!(
         "#!/bin/sh\nleft=$(cat {at}/left)\n[ \"$left\" = 0 ] && exec /usr/bin/sha256sum\necho $((left - 1)) > {at}/left\necho 0000  -\n"
     );
@@ -307,7 +291,7 @@ fn a_file_that_arrived_damaged_is_sent_again() {
 #[test]
 fn a_login_may_say_what_it_likes() {
     let words = "ForceCommand echo '{welcome}'; echo \"it's noisy here\"; exec $SHELL -c \"$SSH_ORIGINAL_COMMAND\"";
-    let Some(sshd) = Sshd::with(words) else {
+    let Some(sshd) = Sshd::with(words, None) else {
         return;
     };
     let command = agent_on(&sshd.yaml());

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::network::{Network, missing};
+use super::network::{Network, call, missing};
 use super::short::wait_for;
 
 const PORT: u16 = 2222;
@@ -18,16 +18,17 @@ pub struct Sshd {
     pub home: TempDir,
     server: Child,
     options: String,
+    is_mounted: bool,
 }
 
 impl Sshd {
     /// `None` where there can be none.
     pub fn new() -> Option<Self> {
-        Self::with("")
+        Self::with("", None)
     }
 
-    /// With further lines of sshd_config.
-    pub fn with(options: &str) -> Option<Self> {
+    /// With further lines of sshd_config, and a file system of its own for the device's folder.
+    pub fn with(options: &str, mount: Option<&str>) -> Option<Self> {
         // sshd does not lie in everyone's PATH.
         if missing(&["ssh", "ssh-keygen", "/usr/sbin/sshd", "ip"]).is_some() {
             return None;
@@ -44,13 +45,23 @@ impl Sshd {
             home.path().join("authorized"),
         )
         .unwrap();
-        fs::create_dir(home.path().join("device")).unwrap();
+        let device = home.path().join("device");
+        fs::create_dir(&device).unwrap();
+        // Before the server is there, which sees no later ones.
+        if let Some(options) = mount {
+            let device = device.to_str().unwrap();
+            assert!(call(
+                "mount",
+                &["-t", "tmpfs", "-o", options, "tmpfs", device]
+            ));
+        }
         let server = serve(&network, home.path(), options);
         let sshd = Self {
             network,
             home,
             server,
             options: options.to_owned(),
+            is_mounted: mount.is_some(),
         };
         sshd.trust("host_key");
         let client = format!(
@@ -74,7 +85,7 @@ impl Sshd {
 
     pub fn yaml_in(&self, folder: &Path) -> String {
         format!(
-            "name: box\njob_timeout_s: 3\nreconnect_s: 20\ntransport:\n  ssh:\n    host: box\n    config: {:?}\n    folder: {folder:?}\n",
+            "name: box\nthreads: 1\njob_timeout_s: 3\nreconnect_s: 20\ntransport:\n  ssh:\n    host: box\n    config: {:?}\n    folder: {folder:?}\n",
             self.home.path().join("config")
         )
     }
@@ -91,7 +102,7 @@ impl Sshd {
         let listens = self.server.id().to_string();
         for (process, name) in self.network.processes() {
             if name.starts_with("sshd") && process != listens {
-                super::network::call("kill", &["-KILL", &process]);
+                call("kill", &["-KILL", &process]);
             }
         }
     }
@@ -108,6 +119,9 @@ impl Drop for Sshd {
     fn drop(&mut self) {
         self.network.kill_all();
         let _ended = self.server.wait();
+        if self.is_mounted {
+            call("umount", &["-l", self.device().to_str().unwrap()]);
+        }
     }
 }
 
