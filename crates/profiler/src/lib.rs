@@ -10,6 +10,7 @@
 mod agent;
 mod agreement;
 mod bench;
+mod cooling;
 mod device;
 mod draw;
 mod error;

@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use crate::agent::Agent;
 use crate::bench::Bench;
+use crate::cooling::Cooling;
 use crate::device::{Fingerprints, last_level_cache_bytes};
 use crate::hog::Hog;
 use crate::journal::Journal;
@@ -141,6 +142,7 @@ struct Run<'a> {
     /// Whether a busy loop runs beside some of the visits.
     is_disturbed: bool,
     interference: Interference,
+    cooling: Cooling,
 }
 
 impl<'a> Run<'a> {
@@ -190,12 +192,14 @@ impl<'a> Run<'a> {
             bench: None,
             is_disturbed: false,
             interference: Interference::default(),
+            cooling: Cooling::new(request.agent.device().cool_down),
             plan,
             request,
         })
     }
 
     fn perform(&mut self, work: Work) -> Result<(), ProfilerError> {
+        self.cooling.wait(&mut self.agent)?;
         let hog = self.is_beside_hog().then(Hog::start);
         let record = match work {
             Work::Roofs => Record::Roofs(self.measure_roofs()?),
@@ -375,6 +379,7 @@ impl<'a> Run<'a> {
         Assembly {
             request: self.request,
             plan: &self.plan,
+            conditions: [self.request.conditions, &self.cooling.conditions()].concat(),
             placement,
             device: &self.device,
             runtime: &self.runtime,

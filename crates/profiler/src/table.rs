@@ -31,6 +31,8 @@ pub(crate) struct Assembly<'a> {
     pub request: &'a ProfileRequest<'a>,
     /// What was asked for, fitted to the device.
     pub plan: &'a ProfilePlan,
+    /// What was noticed about the device, in words.
+    pub conditions: Vec<String>,
     /// Where the processors were when what counts was timed.
     pub placement: Option<Placement>,
     pub device: &'a DeviceFingerprint,
@@ -66,7 +68,7 @@ impl Assembly<'_> {
                 operations_per_second: roofs.operations_per_second,
                 placement: self.placement,
                 package_watts: self.package_watts(),
-                conditions: self.request.conditions.to_vec(),
+                conditions: self.conditions.clone(),
                 references,
                 baselines: self.baselines(),
                 repeatability: None,

@@ -76,18 +76,21 @@ stop_agents
 "#;
 
 /// `$1`: the last word. `$2`: a folder to remove at the end, or nothing. Further: the connection.
-/// It ends with the connection, whose streams are in no other program's hands.
+/// It ends with the connection, and what waits for words with it.
 #[cfg(unix)]
 const RELAY: &str = r#"
 word=$1 folder=$2
 shift 2
-exec 3<&0
-{ cat <&3; echo "$word"; } 2> /dev/null | "$@" 3<&- &
-exec 3<&- > /dev/null 2>&1
-wait $!
-status=$?
-[ -z "$folder" ] || rm -rf "$folder"
-exit $status
+trap : TERM
+{ cat; echo "$word"; } | {
+    "$@"
+    status=$?
+    [ -z "$folder" ] || rm -rf "$folder"
+    trap '' TERM
+    kill -TERM 0
+    exit $status
+}
+exit $?
 "#;
 
 /// A connection with its folder.
