@@ -8,6 +8,7 @@
 mod adb;
 mod adbd;
 mod agents;
+mod equal;
 mod network;
 mod short;
 mod ssh;
