@@ -112,13 +112,12 @@ impl Shell for Adb {
         arguments: &[&str],
         limit: Duration,
     ) -> Result<Said, TransportError> {
-        /// What adb says of a device that is away, not of the file.
-        const LOST: [&str; 5] = [
-            "device '",
-            "offline",
-            "closed",
-            "no devices",
-            "protocol fault",
+        /// What the device says of its storage; all else is the connection's.
+        const STORAGE: [&str; 4] = [
+            "No space left",
+            "Read-only",
+            "Permission denied",
+            "I/O error",
         ];
 
         let io = |source| TransportError::Io {
@@ -131,13 +130,16 @@ impl Shell for Adb {
             .arg("push")
             .arg(std::path::absolute(file).map_err(io)?);
         command.args(arguments.get(1));
-        let pushed = said(self, command, limit)?;
-        match pushed.status {
-            0 => run(self, accept, arguments, None, limit),
-            _ if LOST.iter().any(|words| pushed.errors.contains(words)) => {
-                Err(self.explain(&pushed.errors))
-            }
-            _ => Ok(pushed),
+        let mut pushed = said(self, command, limit)?;
+        if pushed.status == 0 {
+            return run(self, accept, arguments, None, limit);
+        }
+        // adb says some of its errors on its standard output.
+        let words = format!("{}; {}", pushed.errors, pushed.text());
+        pushed.errors = super::shell::printable(words.trim_start_matches("; "));
+        match STORAGE.iter().any(|words| pushed.errors.contains(words)) {
+            true => Ok(pushed),
+            false => Err(self.explain(&pushed.errors)),
         }
     }
 
