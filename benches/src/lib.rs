@@ -46,6 +46,8 @@ pub fn table() -> LatencyTable {
             kernel: String::new(),
             governor: None,
             affinity: Vec::new(),
+            last_level_cache_bytes: None,
+            emulated: false,
         },
         runtime: RuntimeFingerprint {
             build: String::new(),

@@ -36,11 +36,8 @@ pub fn xtask() -> PathBuf {
 /// # Panics
 /// When they cannot be built or fetched.
 pub fn agent() -> AgentCommand {
-    AgentCommand {
-        affinity: Vec::new(),
-        program: programs().1,
-        ort_lib: lathe_fetch::runtime(&cache(), None).expect("ONNX Runtime can be fetched"),
-    }
+    let ort_lib = lathe_fetch::runtime(&cache(), None).expect("ONNX Runtime can be fetched");
+    AgentCommand::local(&programs().1, &ort_lib)
 }
 
 /// The user's cache.

@@ -16,7 +16,7 @@ use lathe_arch::{BlockShape, HeadConfig, LogitRows, MlpConfig, ModelConfig, Prec
 use lathe_fetch::{Target, runtime_for};
 use lathe_latency::{Entry, LatencyTable};
 use lathe_onnx::{Network, RandomWeights, write_network};
-use lathe_profiler::{Agent, AgentCommand, DeviceSpec, ProfilePlan, ProfileRequest};
+use lathe_profiler::{Agent, AgentCommand, DeviceSpec, Link, ProfilePlan, ProfileRequest};
 use lathe_profiler::{SessionConfig, profile};
 use lathe_tests::{cache, xtask};
 use tempfile::TempDir;
@@ -44,8 +44,7 @@ fn the_aarch64_agent_makes_a_latency_table() {
     };
     let device = Emulated::new(&build(&toolchain));
     let ort_lib = runtime_for(&cache(), TARGET).unwrap();
-    let mut command = lathe_tests::agent();
-    (command.program, command.ort_lib) = (device.program(), ort_lib);
+    let command = Link::new(&device.spec(), false, |_, _, _| ()).agent(&device.program(), &ort_lib);
     let mut agent = Agent::start(&command).unwrap();
     assert_eq!(agent.hello().arch, "aarch64");
     let inspection = agent.inspect().unwrap();
@@ -54,6 +53,7 @@ fn the_aarch64_agent_makes_a_latency_table() {
     drop(agent);
     let table = device.profile(&command);
     assert_eq!(table.device.name, "emulated");
+    assert!(table.device.emulated);
     assert!(table.entries.iter().all(|entry| entry.price_us > 0.0));
     let is_mlp = |entry: &&Entry| matches!(entry.block, BlockShape::Mlp(_));
     assert_eq!(table.entries.iter().filter(is_mlp).count(), 2);
@@ -239,6 +239,10 @@ impl Emulated {
         self.folder.path().join("lathe-agent")
     }
 
+    fn spec(&self) -> DeviceSpec {
+        DeviceSpec::load(&self.folder.path().join("device.yaml")).unwrap()
+    }
+
     /// The shortest profile that has a block in it, as it was written and read again.
     fn profile(&self, agent: &AgentCommand) -> LatencyTable {
         let model = model();
@@ -259,11 +263,9 @@ impl Emulated {
             last_level_cache_bytes: CACHE_KB << 10,
             ..ProfilePlan::quick(blocks)
         };
-        let device = DeviceSpec::load(&self.folder.path().join("device.yaml")).unwrap();
         let out = self.folder.path().join("table.yaml");
         let request = ProfileRequest {
             agent,
-            device: &device,
             model_name: "tiny",
             model: &model,
             conditions: &[],

@@ -6,14 +6,14 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, bail};
 use lathe_arch::{SearchSpace, SpaceSpec, SubnetConfig};
 use lathe_compress::{Adapter, StoredSubnet};
-use lathe_fetch::{Cache, ModelSpec};
+use lathe_fetch::{Cache, ModelSpec, Target, find_built_agent};
 use lathe_latency::LatencyTable;
-use lathe_profiler::{AgentCommand, DeviceSpec, find_agent};
+use lathe_profiler::{AgentCommand, DeviceSpec, Link, find_agent, own_target};
 use lathe_supernet::checkpoint::read_config;
 use lathe_supernet::{Parameters, Recovery, Subnet};
 use serde::de::DeserializeOwned;
 
-use crate::arguments::{AdapterArgument, DeviceArguments, ModelArguments};
+use crate::arguments::{AdapterArgument, DeviceArguments, ModelArguments, ProgramArguments};
 use crate::progress::Steps;
 
 /// Calibration tokens for each channel of the widest block below which a refit may do more harm
@@ -66,10 +66,80 @@ fn devices_folder() -> PathBuf {
 
 /// The agent with the runtime, both made available if they are not.
 pub fn agent(cache: &Cache, arguments: &DeviceArguments) -> anyhow::Result<AgentCommand> {
-    let ort_lib = lathe_fetch::runtime(cache, arguments.ort_lib.as_deref())?;
-    build_agent()?;
-    let device = device(&arguments.device)?;
-    Ok(AgentCommand::local(&ort_lib, &device)?)
+    agent_on(cache, &device(&arguments.device)?, &arguments.programs)
+}
+
+/// The same for a device that is described already.
+pub fn agent_on(
+    cache: &Cache,
+    device: &DeviceSpec,
+    arguments: &ProgramArguments,
+) -> anyhow::Result<AgentCommand> {
+    let link = Link::new(device, arguments.keep, tell_of_sending);
+    let agent = arguments.agent.clone().or_else(|| device.agent.clone());
+    let ort_lib = match (&arguments.ort_lib, &device.ort_lib) {
+        (Some(path), _) => Some(lathe_fetch::runtime(cache, Some(path))?),
+        (None, path) => path.clone(),
+    };
+    for (path, field) in [(&agent, "agent"), (&ort_lib, "ort_lib")] {
+        if let Some(path) = path.as_ref().filter(|path| !path.is_file()) {
+            bail!(
+                "{}: no such file, for `{field}` of {}",
+                path.display(),
+                device.name
+            );
+        }
+    }
+    if let (Some(agent), Some(ort_lib)) = (&agent, &ort_lib) {
+        return Ok(link.agent(agent, ort_lib));
+    }
+    let target = link.target()?;
+    let agent = agent.map_or_else(|| agent_for(cache, &target, device), Ok)?;
+    let ort_lib = ort_lib.map_or_else(|| runtime_for(cache, &target, device), Ok)?;
+    Ok(link.agent(&agent, &ort_lib))
+}
+
+/// The agent for a target: this machine's own, or one that was built for it.
+fn agent_for(cache: &Cache, target: &str, device: &DeviceSpec) -> anyhow::Result<PathBuf> {
+    if target == own_target() {
+        build_agent()?;
+        return Ok(find_agent()?);
+    }
+    let built = find_built_agent(cache, known(target, device)?);
+    built.with_context(|| {
+        format!(
+            "{}: an agent may also be named with --agent, or as `agent:` in the device's file",
+            device.name
+        )
+    })
+}
+
+/// ONNX Runtime for a target.
+fn runtime_for(cache: &Cache, target: &str, device: &DeviceSpec) -> anyhow::Result<PathBuf> {
+    match target == own_target() {
+        true => Ok(lathe_fetch::runtime(cache, None)?),
+        false => Ok(lathe_fetch::runtime_for(cache, known(target, device)?)?),
+    }
+}
+
+/// A target that agents are built for and runtimes are fetched for.
+fn known(target: &str, device: &DeviceSpec) -> anyhow::Result<Target> {
+    let known = target.parse::<Target>().map_err(anyhow::Error::msg);
+    known.with_context(|| {
+        format!(
+            "{}: name an agent and a runtime with --agent and --ort-lib, or in the device's file",
+            device.name
+        )
+    })
+}
+
+/// Says what is sent where it may take more than a moment.
+fn tell_of_sending(device: &str, file: &Path, bytes: u64) {
+    const LONG: u64 = 4 << 20;
+    if bytes >= LONG {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        eprintln!("{device}: sending {name}, {} MB", bytes / 1_000_000);
+    }
 }
 
 /// Builds the agent where it is missing or older than this program, if cargo is at hand.

@@ -37,7 +37,7 @@ pub use inspection::{
 };
 
 /// Version of the protocol; both sides must agree.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Most turns of one pass in one job.
 pub const MAX_TURNS: u32 = 10_000;
@@ -221,8 +221,12 @@ pub struct Hello {
     pub runtime_build: String,
     /// Operating system.
     pub os: String,
-    /// Processor architecture.
+    /// Processor architecture that the agent was built for.
     pub arch: String,
+    /// Processors that the system offers a program.
+    pub processors: usize,
+    /// Whether the system's processors are of another architecture than the agent.
+    pub is_emulated: bool,
 }
 
 /// Timings of one pass.

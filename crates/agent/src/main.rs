@@ -21,6 +21,9 @@ struct Arguments {
     /// Processors to run on; any when absent.
     #[arg(long, value_delimiter = ',', value_name = "N,N")]
     affinity: Vec<usize>,
+    /// Most memory for data; any when absent.
+    #[arg(long, value_name = "MIB")]
+    memory_cap_mib: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -38,6 +41,9 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: &Arguments) -> anyhow::Result<Runtime> {
+    device::limit_memory(arguments.memory_cap_mib)?;
+    device::end_with_reader();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
     // Before the runtime starts threads, which inherit it.
     device::bind(&arguments.affinity)?;
     let library = &arguments.ort_lib;
@@ -57,6 +63,8 @@ fn start(arguments: &Arguments) -> anyhow::Result<Runtime> {
         runtime_build: ort::info().to_owned(),
         os: std::env::consts::OS.to_owned(),
         arch: std::env::consts::ARCH.to_owned(),
+        processors,
+        is_emulated: device::is_emulated(),
     }))?;
     Runtime::bound(runtime)
 }

@@ -9,8 +9,7 @@ use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
 use lathe_onnx::{LogitRows, MODEL_FILE};
 use lathe_profiler::{
-    AgentCommand, DeviceSpec, NetworkLatency, ProfilePlan, ProfileRequest, measure_networks,
-    profile,
+    AgentCommand, NetworkLatency, ProfilePlan, ProfileRequest, measure_networks, profile,
 };
 use lathe_search::{Evaluation, Problem, Study, pareto_front};
 use lathe_supernet::{
@@ -103,8 +102,6 @@ impl Effort {
 pub struct Quickstart<'a> {
     /// The model.
     pub model: &'a ModelSpec,
-    /// The device.
-    pub device: &'a DeviceSpec,
     /// How to start the agent.
     pub agent: &'a AgentCommand,
     /// Where fetched things lie.
@@ -305,7 +302,6 @@ fn profile_step(
     let plan = plan.within(prepared.model());
     let request = ProfileRequest {
         agent: job.agent,
-        device: job.device,
         model_name: &prepared.name,
         model: prepared.model(),
         conditions: &[],

@@ -57,6 +57,12 @@ pub struct DeviceFingerprint {
     /// Processors that the measurements were bound to; empty when to none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub affinity: Vec<usize>,
+    /// Size of the last-level cache, where it is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_level_cache_bytes: Option<u64>,
+    /// Whether the processor was emulated, so that latencies say nothing of a real one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub emulated: bool,
 }
 
 /// What makes two measurements comparable as far as the runtime goes.

@@ -74,6 +74,8 @@ fn table() -> LatencyTable {
             kernel: "6.1".to_owned(),
             governor: None,
             affinity: Vec::new(),
+            last_level_cache_bytes: None,
+            emulated: false,
         },
         runtime: RuntimeFingerprint {
             build: "1.32.0".to_owned(),

@@ -5,6 +5,8 @@ use lathe_arch::ArchError;
 use lathe_latency::LatencyError;
 use lathe_onnx::OnnxError;
 
+use crate::transport::TransportError;
+
 /// What can go wrong between a plan and a table.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfilerError {
@@ -41,14 +43,9 @@ pub enum ProfilerError {
         /// Where it was looked for.
         near: PathBuf,
     },
-    /// The agent could not be started.
-    #[error("{program}: {source}")]
-    Start {
-        /// The program.
-        program: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    /// Something is wrong on the way to the device.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
     /// The agent speaks another version of the protocol.
     #[error("the agent speaks protocol {found}, this program {expected}: build both anew")]
     Protocol {
@@ -117,4 +114,15 @@ pub enum ProfilerError {
         /// The journal.
         path: PathBuf,
     },
+}
+
+impl ProfilerError {
+    /// Whether doing the same again may help.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::AgentGone { .. } | Self::Answer { .. } | Self::Timeout { .. } => true,
+            Self::Transport(error) => error.may_pass(),
+            _ => false,
+        }
+    }
 }

@@ -10,6 +10,7 @@
 mod agent;
 mod agreement;
 mod bench;
+mod cooling;
 mod device;
 mod draw;
 mod error;
@@ -26,12 +27,15 @@ mod smooth;
 pub mod statistics;
 mod structure;
 mod table;
+mod transport;
 mod visit;
 mod warmup;
 
-pub use agent::{Agent, AgentCommand, find_agent};
+pub use agent::{Agent, AgentCommand, Link, find_agent};
 pub use agreement::{Agreement, Comparison, agreement};
-pub use device::{DeviceSpec, Transport, fingerprint, last_level_cache_bytes};
+pub use device::{
+    AdbSpec, CoolDown, DeviceSpec, ExecutionProvider, Fingerprints, SshSpec, TransportSpec,
+};
 pub use draw::draw_subnets;
 pub use error::ProfilerError;
 pub use held_out::{
@@ -43,3 +47,4 @@ pub use plan::{Probe, ProfilePlan};
 pub use preflight::{Finding, Preflight, Severity, Verdict, preflight, processor_list};
 pub use profile::{ProfileRequest, SecondProfile, network_phases, profile, profile_twice};
 pub use structure::{Structure, check_structure};
+pub use transport::{OnSending, TransportError, own_target};

@@ -10,7 +10,6 @@ use lathe_latency::PhaseKind;
 use serde::{Deserialize, Serialize};
 
 use crate::ProfilerError;
-use crate::device::last_level_cache_bytes;
 use crate::draw::draw_subnets;
 
 /// Bytes of a decode turn over the last-level cache at most. Behind four caches, blocks in f32 were
@@ -66,7 +65,7 @@ pub struct ProfilePlan {
     pub workload: Workload,
     /// Seed of the orders, draws and inputs.
     pub seed: u64,
-    /// Last-level cache in bytes.
+    /// Last-level cache in bytes; `profile` takes what the device says.
     pub last_level_cache_bytes: u64,
 }
 
@@ -97,7 +96,7 @@ impl ProfilePlan {
             network_pass_us: 500_000,
             workload: Workload::default(),
             seed: 1,
-            last_level_cache_bytes: last_level_cache_bytes(),
+            last_level_cache_bytes: 32 << 20,
         }
     }
 

@@ -23,6 +23,8 @@ use serde::Serialize;
 
 use crate::agent::Agent;
 use crate::bench::Bench;
+use crate::cooling::Cooling;
+use crate::device::{Fingerprints, last_level_cache_bytes};
 use crate::hog::Hog;
 use crate::journal::Journal;
 use crate::placement::most_common;
@@ -32,7 +34,7 @@ use crate::visit::{
     NetworkRecord, PassRecord, Record, RoofsRecord, VisitJob, VisitRecord, disturbance, networks,
     round_trips,
 };
-use crate::{AgentCommand, DeviceSpec, ProfilerError, device};
+use crate::{AgentCommand, ProfilerError};
 
 /// Readings of memory for its roof.
 const READINGS: u32 = 30;
@@ -54,10 +56,8 @@ const HOG_SHARE: f64 = 0.3;
 
 /// A profile to be made.
 pub struct ProfileRequest<'a> {
-    /// How to start the agent.
+    /// How to start agents on the device.
     pub agent: &'a AgentCommand,
-    /// The device.
-    pub device: &'a DeviceSpec,
     /// Name of the model.
     pub model_name: &'a str,
     /// Its dimensions.
@@ -128,6 +128,8 @@ impl std::fmt::Display for Work {
 struct Run<'a> {
     request: &'a ProfileRequest<'a>,
     agent: Agent,
+    /// What was asked for, fitted to the device.
+    plan: ProfilePlan,
     device: DeviceFingerprint,
     runtime: RuntimeFingerprint,
     journal: Journal,
@@ -140,12 +142,18 @@ struct Run<'a> {
     /// Whether a busy loop runs beside some of the visits.
     is_disturbed: bool,
     interference: Interference,
+    cooling: Cooling,
 }
 
 impl<'a> Run<'a> {
     fn open(request: &'a ProfileRequest<'a>) -> Result<Self, ProfilerError> {
-        let agent = Agent::start(request.agent)?;
-        let (device, runtime) = device::fingerprint(request.device, &agent.hello().runtime_build);
+        let mut agent = Agent::start(request.agent)?;
+        let inspection = agent.inspect()?;
+        let Fingerprints { device, runtime } = agent.fingerprints(&inspection);
+        let plan = ProfilePlan {
+            last_level_cache_bytes: last_level_cache_bytes(&inspection),
+            ..request.plan.clone()
+        };
         let model = ModelDescription {
             name: request.model_name.to_owned(),
             dimensions: request.model.clone(),
@@ -154,7 +162,7 @@ impl<'a> Run<'a> {
             device: &device,
             runtime: &runtime,
             model: &model,
-            plan: request.plan,
+            plan: &plan,
         };
         let folder = request.out.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).map_err(|source| ProfilerError::Io {
@@ -163,7 +171,6 @@ impl<'a> Run<'a> {
         })?;
         let path = request.out.with_extension("samples.jsonl");
         let (journal, records) = Journal::open(&path, &header, request.resume)?;
-        let plan = request.plan;
         let orders = (0..plan.rounds).map(|round| {
             let mut order = plan.probes();
             let seed = plan.seed.wrapping_add(round as u64);
@@ -185,11 +192,14 @@ impl<'a> Run<'a> {
             bench: None,
             is_disturbed: false,
             interference: Interference::default(),
+            cooling: Cooling::new(request.agent.device().cool_down),
+            plan,
             request,
         })
     }
 
     fn perform(&mut self, work: Work) -> Result<(), ProfilerError> {
+        self.cooling.wait(&mut self.agent)?;
         let hog = self.is_beside_hog().then(Hog::start);
         let record = match work {
             Work::Roofs => Record::Roofs(self.measure_roofs()?),
@@ -213,7 +223,7 @@ impl<'a> Run<'a> {
 
     /// Whether a busy loop runs beside the next visit: three in ten, in an order of their own.
     fn is_beside_hog(&self) -> bool {
-        let seed = self.request.plan.seed ^ self.records.len() as u64;
+        let seed = self.plan.seed ^ self.records.len() as u64;
         self.is_disturbed && ChaCha8Rng::seed_from_u64(seed).random_bool(HOG_SHARE)
     }
 
@@ -229,7 +239,7 @@ impl<'a> Run<'a> {
 
     /// All graphs that the rest of the profile may need.
     fn write_graphs(&self) -> Result<Bench, ProfilerError> {
-        let plan = self.request.plan;
+        let plan = &self.plan;
         let mut bench = Bench::new(&self.work_folder(), self.request.model, plan.seed)?;
         for probe in plan.probes() {
             bench.probe(&probe, plan)?;
@@ -256,13 +266,13 @@ impl<'a> Run<'a> {
 
     fn session(&self) -> SessionConfig {
         SessionConfig {
-            threads: self.request.device.threads(),
+            threads: self.runtime.threads,
         }
     }
 
     fn measure_roofs(&mut self) -> Result<RoofsRecord, ProfilerError> {
-        let (plan, model) = (self.request.plan, self.request.model);
-        let threads = self.request.device.threads();
+        let (plan, model) = (self.plan.clone(), self.request.model);
+        let threads = self.runtime.threads;
         let buffer = BUFFER_CACHES * plan.last_level_cache_bytes;
         let buffer_bytes = buffer.clamp(1 << 26, BUFFER_LIMIT);
         let reading_ns = self.agent.bandwidth(BandwidthJob {
@@ -303,13 +313,13 @@ impl<'a> Run<'a> {
 
     fn visit(&mut self, probe: Probe) -> Result<VisitRecord, ProfilerError> {
         let clock = Instant::now();
-        let (plan, model) = (self.request.plan, self.request.model);
+        let (plan, model) = (self.plan.clone(), self.request.model);
         let session = self.session();
         let bench = self.bench()?;
         let job = VisitJob {
-            references: bench.references(&probe, plan)?,
+            references: bench.references(&probe, &plan)?,
             keeps_references: true,
-            graphs: bench.probe(&probe, plan)?,
+            graphs: bench.probe(&probe, &plan)?,
             phases: plan.phases(&probe),
             pass_us: plan.pass_us,
             session,
@@ -331,7 +341,7 @@ impl<'a> Run<'a> {
         index: usize,
     ) -> Result<NetworkRecord, ProfilerError> {
         let clock = Instant::now();
-        let (plan, model) = (self.request.plan, self.request.model);
+        let (plan, model) = (self.plan.clone(), self.request.model);
         let session = self.session();
         let workload = plan.workload;
         let is_first = !networks(&self.records)
@@ -368,6 +378,8 @@ impl<'a> Run<'a> {
     fn assemble(&self, placement: Option<Placement>) -> LatencyTable {
         Assembly {
             request: self.request,
+            plan: &self.plan,
+            conditions: [self.request.conditions, &self.cooling.conditions()].concat(),
             placement,
             device: &self.device,
             runtime: &self.runtime,

@@ -10,7 +10,7 @@ use lathe_latency::{
 };
 
 use crate::ProfileRequest;
-use crate::plan::{Probe, baseline, kind};
+use crate::plan::{Probe, ProfilePlan, baseline, kind};
 use crate::price::{
     VisitShares, opening_latencies_us, reference_phase, reference_us, shares, shares_of_visits,
     statistics, visit_deviation,
@@ -29,6 +29,10 @@ const Z95: f64 = 1.96;
 /// What a table is made of.
 pub(crate) struct Assembly<'a> {
     pub request: &'a ProfileRequest<'a>,
+    /// What was asked for, fitted to the device.
+    pub plan: &'a ProfilePlan,
+    /// What was noticed about the device, in words.
+    pub conditions: Vec<String>,
     /// Where the processors were when what counts was timed.
     pub placement: Option<Placement>,
     pub device: &'a DeviceFingerprint,
@@ -39,7 +43,7 @@ pub(crate) struct Assembly<'a> {
 
 impl Assembly<'_> {
     pub fn table(&self) -> LatencyTable {
-        let (plan, model) = (self.request.plan, self.request.model);
+        let (plan, model) = (self.plan, self.request.model);
         let references = self.references();
         let roofs = self.roofs();
         let disturbed = self.records.iter().filter(|r| r.disturbed().is_some());
@@ -64,7 +68,7 @@ impl Assembly<'_> {
                 operations_per_second: roofs.operations_per_second,
                 placement: self.placement,
                 package_watts: self.package_watts(),
-                conditions: self.request.conditions.to_vec(),
+                conditions: self.conditions.clone(),
                 references,
                 baselines: self.baselines(),
                 repeatability: None,
@@ -89,7 +93,7 @@ impl Assembly<'_> {
 
     /// The reference chains' latencies over the whole profile.
     fn references(&self) -> Vec<Reference> {
-        let (plan, model) = (self.request.plan, self.request.model);
+        let (plan, model) = (self.plan, self.request.model);
         let passes = visits(self.records).flat_map(|visit| {
             let precision = visit.probe.block.precision();
             let passes = visit.passes.iter();
@@ -145,7 +149,7 @@ impl Assembly<'_> {
 
     /// One entry for each block and phase.
     fn entries(&self, references: &[Reference], roofs: &Roofs) -> Vec<Entry> {
-        let (plan, model) = (self.request.plan, self.request.model);
+        let (plan, model) = (self.plan, self.request.model);
         let mut entries = Vec::new();
         let mut noisy = Vec::new();
         let anywhere = shares_of_visits(self.records, plan, model, None);
@@ -213,7 +217,7 @@ impl Assembly<'_> {
         phase: PhaseKind,
         placement: Option<&Placement>,
     ) -> Vec<CalibrationPoint> {
-        let (plan, model) = (self.request.plan, self.request.model);
+        let (plan, model) = (self.plan, self.request.model);
         let drawn = self.networks.get(&precision).into_iter().flatten();
         let point = |(index, subnet): (usize, &SubnetConfig)| {
             let records = networks(self.records);
@@ -244,7 +248,7 @@ impl Assembly<'_> {
     }
 
     fn memory_points(&self, precision: Precision) -> Vec<MemoryPoint> {
-        let (plan, model) = (self.request.plan, self.request.model);
+        let (plan, model) = (self.plan, self.request.model);
         let records = networks(self.records).filter(|r| r.precision == precision);
         let point = |record: &NetworkRecord| {
             let subnet = self.networks.get(&precision)?.get(record.index)?;

@@ -16,6 +16,8 @@ fn inspect(id: u64, inspection: Inspection) -> Result<Inspection, ProfilerError>
         runtime_build: String::new(),
         os: String::new(),
         arch: String::new(),
+        processors: 2,
+        is_emulated: false,
     });
     let answer = Answer::Inspected(Inspected {
         id,
@@ -33,11 +35,7 @@ fn inspect(id: u64, inspection: Inspection) -> Result<Inspection, ProfilerError>
     );
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let command = AgentCommand {
-        program,
-        ort_lib: "none".into(),
-        affinity: Vec::new(),
-    };
+    let command = AgentCommand::local(&program, "none".as_ref());
     Agent::start(&command)?.inspect()
 }
 

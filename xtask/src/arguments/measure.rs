@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use clap::Args;
 use lathe_arch::{Precision, Workload};
 
-use super::model::DeviceArguments;
+use super::model::{DeviceArguments, ProgramArguments};
 
 #[derive(Args)]
 pub struct Devices {
-    /// ONNX Runtime's shared library, instead of the fetched one
-    #[arg(long, value_name = "PATH")]
-    pub ort_lib: Option<PathBuf>,
+    /// Names in devices/, or YAMLs of that kind [default: all in devices/]
+    #[arg(value_name = "NAME|PATH")]
+    pub devices: Vec<String>,
+    #[command(flatten)]
+    pub programs: ProgramArguments,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,

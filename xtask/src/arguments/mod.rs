@@ -15,7 +15,7 @@ use lathe_arch::Workload;
 use lathe_fetch::Target;
 
 pub use measure::{Devices, Predict, Profile, Validate};
-pub use model::{AdapterArgument, DeviceArguments, ModelArguments};
+pub use model::{AdapterArgument, DeviceArguments, ModelArguments, ProgramArguments};
 pub use quality::{Evaluate, Export, Format, Narrow, Task};
 pub use search::{Compare, Method, Objective, ProblemArguments, Search};
 pub use study::{Front, Report, Studies, StudyCommand};

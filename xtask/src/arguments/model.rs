@@ -43,7 +43,20 @@ pub struct DeviceArguments {
     /// Name in devices/, or a YAML of that kind
     #[arg(long, default_value = "local", value_name = "NAME|PATH")]
     pub device: String,
-    /// ONNX Runtime's shared library, instead of the fetched one
+    #[command(flatten)]
+    pub programs: ProgramArguments,
+}
+
+/// What is run on a device.
+#[derive(Args)]
+pub struct ProgramArguments {
+    /// The agent for the device, instead of the one for this machine or its kind
+    #[arg(long, value_name = "PATH")]
+    pub agent: Option<PathBuf>,
+    /// ONNX Runtime's shared library for the device, instead of the fetched one
     #[arg(long, value_name = "PATH")]
     pub ort_lib: Option<PathBuf>,
+    /// Leave on the device what was sent there
+    #[arg(long)]
+    pub keep: bool,
 }

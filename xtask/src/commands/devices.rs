@@ -1,3 +1,5 @@
+use std::panic::resume_unwind;
+
 use lathe_fetch::Cache;
 use lathe_profiler::{
     Agent, DeviceSpec, Inspection, Preflight, SessionConfig, ThermalZone, Verdict,
@@ -6,7 +8,7 @@ use lathe_profiler::{preflight, processor_list};
 use serde::Serialize;
 
 use super::print_json;
-use crate::arguments::{DeviceArguments, Devices};
+use crate::arguments::Devices;
 use crate::context;
 
 /// A device in `devices/`.
@@ -30,6 +32,8 @@ struct State {
     device: DeviceSpec,
     threads: usize,
     runtime_build: String,
+    /// Whether the processor is emulated.
+    emulated: bool,
     /// Round trip of a cache line between the processors in nanoseconds.
     round_trip_ns: Option<u64>,
     verdict: Verdict,
@@ -39,42 +43,59 @@ struct State {
 
 pub fn run(arguments: &Devices) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
-    let names = context::device_names().into_iter();
-    let found: Vec<Found> = names.map(|name| find(&cache, arguments, name)).collect();
+    let names = match &arguments.devices[..] {
+        [] => context::device_names(),
+        named => named.to_vec(),
+    };
+    // At once: each that cannot be reached takes its time.
+    let found: Vec<Found> = std::thread::scope(|scope| {
+        let find = |name: String| scope.spawn(|| find(&cache, arguments, name));
+        let threads: Vec<_> = names.into_iter().map(find).collect();
+        let found = threads.into_iter().map(|thread| thread.join());
+        found
+            .map(|found| found.unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    });
     if arguments.json {
         print_json(&found)?;
     } else {
         found.iter().for_each(print);
     }
     let is_lost = |found: &&Found| matches!(found.outcome, Outcome::Error(_));
-    match found.iter().filter(is_lost).count() {
-        0 => Ok(()),
-        lost => anyhow::bail!("{lost} of {} devices cannot be inspected", found.len()),
-    }
+    let lost = found.iter().filter(is_lost).count();
+    // Of all that are described, some are not at hand at any time.
+    let is_answered = match arguments.devices.is_empty() {
+        true => lost < found.len(),
+        false => lost == 0,
+    };
+    anyhow::ensure!(
+        is_answered,
+        "{lost} of {} devices cannot be inspected",
+        found.len()
+    );
+    Ok(())
 }
 
 fn find(cache: &Cache, arguments: &Devices, name: String) -> Found {
-    let device = DeviceArguments {
-        device: name.clone(),
-        ort_lib: arguments.ort_lib.clone(),
-    };
-    let outcome = match inspect(cache, &device) {
+    let outcome = match inspect(cache, arguments, &name) {
         Ok(state) => Outcome::State(Box::new(state)),
         Err(error) => Outcome::Error(format!("{error:#}")),
     };
     Found { name, outcome }
 }
 
-fn inspect(cache: &Cache, arguments: &DeviceArguments) -> anyhow::Result<State> {
-    let device = context::device(&arguments.device)?;
-    let mut agent = Agent::start(&context::agent(cache, arguments)?)?;
-    let preflight = preflight(&agent.inspect()?, device.threads(), None);
+fn inspect(cache: &Cache, arguments: &Devices, name: &str) -> anyhow::Result<State> {
+    let device = context::device(name)?;
+    let command = context::agent_on(cache, &device, &arguments.programs)?;
+    let mut agent = Agent::start(&command)?;
+    let inspection = agent.inspect()?;
+    let threads = agent.threads();
+    let preflight = preflight(&inspection, threads, None);
     Ok(State {
-        threads: device.threads(),
+        threads,
         runtime_build: agent.hello().runtime_build.clone(),
-        round_trip_ns: agent.round_trip_ns(SessionConfig {
-            threads: device.threads(),
-        })?,
+        emulated: agent.fingerprints(&inspection).device.emulated,
+        round_trip_ns: agent.round_trip_ns(SessionConfig { threads })?,
         verdict: preflight.verdict(),
         preflight,
         device,
@@ -95,6 +116,7 @@ fn print(found: &Found) {
         ("clock", clock(inspection)),
         ("memory", memory(inspection)),
         ("system", system(inspection)),
+        ("runtime", runtime(state)),
         ("activity", activity(inspection)),
         ("heat", heat(inspection)),
         ("energy", energy(inspection)),
@@ -190,6 +212,14 @@ fn system(inspection: &Inspection) -> String {
         some(&inspection.kernel).map(|kernel| format!("kernel {kernel}")),
         machine.map(|name| format!("virtual machine ({name})")),
     ])
+}
+
+fn runtime(state: &State) -> String {
+    let words = state.runtime_build.split(',').next();
+    let emulated = state
+        .emulated
+        .then_some("in an emulator: latencies say nothing of a real processor");
+    told([words.map(str::to_owned), emulated.map(str::to_owned)])
 }
 
 fn activity(inspection: &Inspection) -> String {

@@ -4,8 +4,8 @@ use lathe_arch::{SearchSpace, SpaceSpec};
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{
-    Agent, AgentCommand, DeviceSpec, ProfilePlan, ProfileRequest, SecondProfile, Verdict,
-    preflight, profile, profile_twice,
+    Agent, AgentCommand, ProfilePlan, ProfileRequest, SecondProfile, Verdict, preflight, profile,
+    profile_twice,
 };
 use lathe_supernet::checkpoint::read_config;
 
@@ -16,7 +16,6 @@ use crate::progress::Steps;
 
 pub fn run(arguments: &Profile) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
-    let device = context::device(&arguments.device.device)?;
     let spec = ModelSpec::find(&arguments.model)?;
     let model = read_config(&spec.fetch(&cache)?)?;
     let agent = context::agent(&cache, &arguments.device)?;
@@ -41,16 +40,15 @@ pub fn run(arguments: &Profile) -> anyhow::Result<()> {
         "--batch: expected at least 1"
     );
     plan.check_workload()?;
-    let folder = Path::new("runs").join(format!("{}-{}", spec.name, device.name));
+    let folder = Path::new("runs").join(format!("{}-{}", spec.name, agent.device().name));
     let out = arguments
         .out
         .clone()
         .unwrap_or_else(|| folder.join("table.yaml"));
-    let conditions = check_device(arguments, &agent, &device)?;
+    let conditions = check_device(arguments, &agent)?;
     let mut steps = Steps::new();
     let request = ProfileRequest {
         agent: &agent,
-        device: &device,
         model_name: &spec.name,
         model: &model,
         conditions: &conditions,
@@ -79,13 +77,12 @@ pub fn run(arguments: &Profile) -> anyhow::Result<()> {
 
 /// Says what stands out about the device before it is measured; `--strict` refuses to measure one
 /// that is not fit.
-fn check_device(
-    arguments: &Profile,
-    agent: &AgentCommand,
-    device: &DeviceSpec,
-) -> anyhow::Result<Vec<String>> {
-    let inspection = Agent::start(agent)?.inspect()?;
-    let preflight = preflight(&inspection, device.threads(), None);
+fn check_device(arguments: &Profile, command: &AgentCommand) -> anyhow::Result<Vec<String>> {
+    let mut agent = Agent::start(command)?;
+    let inspection = agent.inspect()?;
+    let cap = command.device().memory_cap_mib;
+    let cap_bytes = cap.map(|mib| mib.saturating_mul(1 << 20));
+    let preflight = preflight(&inspection, agent.threads(), cap_bytes);
     for finding in &preflight.findings {
         eprintln!("{}: {} {}", finding.severity, finding.what, finding.remedy);
     }
@@ -94,8 +91,8 @@ fn check_device(
         !arguments.strict || verdict == Verdict::Fit,
         "--strict: the device is {verdict}"
     );
-    let findings = preflight.findings.into_iter();
-    Ok(findings.map(|finding| finding.what).collect())
+    let findings = preflight.findings.into_iter().map(|finding| finding.what);
+    Ok(findings.chain(command.conditions()).collect())
 }
 
 /// The standard plan with what the command line says otherwise.

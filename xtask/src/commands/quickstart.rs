@@ -11,7 +11,6 @@ use crate::progress::Steps;
 pub fn run(arguments: &Quickstart) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let model = ModelSpec::find(&arguments.model.model)?;
-    let device = context::device(&arguments.device.device)?;
     let agent = context::agent(&cache, &arguments.device)?;
     let mut effort = if arguments.quick {
         Effort::quick()
@@ -34,7 +33,6 @@ pub fn run(arguments: &Quickstart) -> anyhow::Result<()> {
     let summary = lathe_compress::quickstart(
         &lathe_compress::Quickstart {
             model: &model,
-            device: &device,
             agent: &agent,
             cache: &cache,
             text: arguments.model.text.as_deref(),

@@ -2,7 +2,7 @@ use lathe_arch::Precision;
 use lathe_compress::{PhaseValidation, Validation, ValidationPlan, write_json};
 use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
-use lathe_profiler::{Agent, Agreement, fingerprint};
+use lathe_profiler::{Agent, Agreement};
 
 use super::print_json;
 use crate::arguments::Validate;
@@ -19,10 +19,12 @@ pub fn run(arguments: &Validate) -> anyhow::Result<()> {
         arguments.subnets > 0 && arguments.rounds > 0,
         "--subnets and --rounds: expected at least 1"
     );
-    let device = context::device(&arguments.device.device)?;
     let command = context::agent(&cache, &arguments.device)?;
-    let (here, runtime) = fingerprint(&device, &Agent::start(&command)?.hello().runtime_build);
-    table.ensure_comparable(&here, &runtime)?;
+    let mut agent = Agent::start(&command)?;
+    let here = agent.inspect()?;
+    let here = agent.fingerprints(&here);
+    drop(agent);
+    table.ensure_comparable(&here.device, &here.runtime)?;
     let priced = |precision: &Precision| {
         let mut entries = table.entries.iter();
         entries.any(|entry| entry.block.precision() == *precision)

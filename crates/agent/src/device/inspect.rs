@@ -34,6 +34,13 @@ pub fn inspect(runtime: &Runtime, id: u64) -> anyhow::Result<Inspected> {
     })
 }
 
+/// Whether the kernel's processors are of another architecture than this program's: an emulator
+/// such as qemu-user runs it.
+pub fn is_emulated() -> bool {
+    let files = SystemFiles::below("/");
+    processors::told_arch(&files).is_some_and(|told| !told.contains(&std::env::consts::ARCH))
+}
+
 /// Inspects the device whose `/proc` and `/sys` are `files`.
 fn inspection(files: &SystemFiles, window: Duration) -> Inspection {
     // First of all, so that reading the rest is not what the window shows.

@@ -81,6 +81,8 @@ fn table(device: &str, attention: f64, mlp: f64) -> LatencyTable {
             kernel: String::new(),
             governor: None,
             affinity: Vec::new(),
+            last_level_cache_bytes: None,
+            emulated: false,
         },
         runtime: RuntimeFingerprint {
             build: String::new(),

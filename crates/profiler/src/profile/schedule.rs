@@ -53,7 +53,7 @@ impl Run<'_> {
     pub(super) fn share_done(&self, placement: Option<&Placement>) -> f64 {
         let tally = self.tally(placement);
         let work = (self.share_of_blocks(&tally) + self.share_of_networks(&tally)) / 2.0;
-        let time = self.all_s() / self.request.plan.limit_s.max(1e-9);
+        let time = self.all_s() / self.plan.limit_s.max(1e-9);
         work.max(time).min(1.0)
     }
 
@@ -62,7 +62,7 @@ impl Run<'_> {
         let drawn = self.networks.iter().flat_map(|(&precision, drawn)| {
             (0..drawn.len()).map(move |index| ((precision, index), 0))
         });
-        let probes = self.request.plan.probes().into_iter();
+        let probes = self.plan.probes().into_iter();
         let mut tally = Tally {
             placement,
             probes: probes.map(|probe| (probe, 0)).collect(),
@@ -82,7 +82,7 @@ impl Run<'_> {
 
     /// Share of the visits to blocks that have to be made, or of the time for them.
     fn share_of_blocks(&self, tally: &Tally<'_>) -> f64 {
-        let plan = self.request.plan;
+        let plan = &self.plan;
         let made = tally
             .probes
             .values()
@@ -94,7 +94,7 @@ impl Run<'_> {
     }
 
     fn share_of_networks(&self, tally: &Tally<'_>) -> f64 {
-        let wanted = self.request.plan.network_visits;
+        let wanted = self.plan.network_visits;
         let made = tally.networks.values().map(|visits| (*visits).min(wanted));
         match wanted * tally.networks.len() {
             0 => 1.0,
@@ -113,7 +113,7 @@ impl Run<'_> {
         if !self.records.iter().any(|r| matches!(r, Record::Roofs(_))) {
             return Ok(Some(Work::Roofs));
         }
-        if self.all_s() >= self.request.plan.limit_s {
+        if self.all_s() >= self.plan.limit_s {
             return Ok(self.never_visited());
         }
         let Some(work) = self.next_in(&self.tally(placement)) else {
@@ -158,7 +158,7 @@ impl Run<'_> {
                 return Some(Work::Visit(*probe));
             }
         }
-        if self.spent_s(tally.placement) >= self.request.plan.budget_s {
+        if self.spent_s(tally.placement) >= self.plan.budget_s {
             return None;
         }
         self.least_known(tally).map(Work::Visit)
@@ -167,10 +167,10 @@ impl Run<'_> {
     /// The network with the fewest visits, in an order of its own.
     fn next_network(&self, tally: &Tally<'_>) -> Option<Work> {
         let visits = &tally.networks;
-        let wanted = self.request.plan.network_visits;
+        let wanted = self.plan.network_visits;
         let mut order: Vec<(Precision, usize)> = visits.keys().copied().collect();
         let done = visits.values().min().copied().unwrap_or(0);
-        let seed = self.request.plan.seed.wrapping_add(done as u64);
+        let seed = self.plan.seed.wrapping_add(done as u64);
         order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
         let open = order.into_iter().filter(|key| visits[key] < wanted);
         let fewest = open.min_by_key(|key| visits[key]);
@@ -179,7 +179,7 @@ impl Run<'_> {
 
     /// The probe whose widest interval is the furthest beyond the target, if one is.
     fn least_known(&self, tally: &Tally<'_>) -> Option<Probe> {
-        let plan = self.request.plan;
+        let plan = &self.plan;
         let shares = shares_of_visits(&self.records, plan, self.request.model, tally.placement);
         let mut widest: BTreeMap<Probe, f64> = BTreeMap::new();
         for ((probe, _), visits) in &shares {

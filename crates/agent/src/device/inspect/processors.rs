@@ -16,6 +16,15 @@ pub fn model(files: &SystemFiles) -> Option<String> {
         .or_else(|| files.line("/proc/device-tree/model"))
 }
 
+/// Architectures whose programs run on a processor that `/proc/cpuinfo` describes as it does.
+pub fn told_arch(files: &SystemFiles) -> Option<&'static [&'static str]> {
+    let told = |field| files.field("/proc/cpuinfo", field).is_some();
+    if told("vendor_id") {
+        return Some(&["x86", "x86_64"]);
+    }
+    told("CPU implementer").then_some(&["arm", "aarch64"])
+}
+
 /// The logical processors.
 pub fn cores(files: &SystemFiles) -> Vec<Core> {
     let online = files.text(&format!("{CPUS}/online"));
