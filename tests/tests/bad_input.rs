@@ -22,6 +22,20 @@ fn names_that_do_not_exist_are_answered_with_those_that_do() {
         message.contains("pixel") && message.contains("local"),
         "{message}"
     );
+    let again = desk.text("again.yaml");
+    fs::write(&again, "name: again\ntransport: local\n").unwrap();
+    for (devices, word) in [
+        (["local", &again], "disturb"),
+        (["raspberry-pi-5", "raspberry-pi-5"], "the same name"),
+    ] {
+        let message = desk.fails(&["profile", "--device", devices[0], "--device", devices[1]]);
+        assert!(message.contains(word), "{message}");
+    }
+    let phones = [
+        "profile", "--device", "pixel-8", "--device", "local", "--out",
+    ];
+    let message = desk.fails(&[&phones[..], &["t.yaml"]].concat());
+    assert!(message.contains("--out"), "{message}");
     let message = desk.fails(&["fetch", "--ort-lib", "/nowhere/lib.so"]);
     assert!(
         message.contains("/nowhere/lib.so") && message.contains("--ort-lib"),

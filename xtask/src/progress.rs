@@ -2,16 +2,29 @@
 
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Shows the steps of a job on standard error.
 pub struct Steps {
     bar: Option<(String, ProgressBar)>,
+    /// The lines of what is done at the same time.
+    lines: Option<MultiProgress>,
 }
 
 impl Steps {
     pub fn new() -> Self {
-        Self { bar: None }
+        Self {
+            bar: None,
+            lines: None,
+        }
+    }
+
+    /// Shows them in a line among others.
+    pub fn among(lines: &MultiProgress) -> Self {
+        Self {
+            bar: None,
+            lines: Some(lines.clone()),
+        }
     }
 
     /// `done` of `total` of the step called `label`.
@@ -22,7 +35,13 @@ impl Steps {
             .is_none_or(|(current, _)| current != label)
         {
             self.finish();
-            self.bar = Some((label.to_owned(), new_bar(label, total)));
+            let bar = ProgressBar::new(total as u64);
+            let bar = match &self.lines {
+                Some(lines) => lines.add(bar),
+                None => bar,
+            };
+            dress(&bar, label, total);
+            self.bar = Some((label.to_owned(), bar));
         }
         if let Some((_, bar)) = &self.bar {
             bar.set_length(total as u64);
@@ -42,7 +61,11 @@ impl Steps {
         if let Some((label, bar)) = self.bar.take() {
             let seconds = bar.elapsed().as_secs_f64();
             bar.finish_and_clear();
-            eprintln!("{label}: {seconds:.1} s");
+            let line = format!("{label}: {seconds:.1} s");
+            match &self.lines {
+                Some(lines) => lines.suspend(|| eprintln!("{line}")),
+                None => eprintln!("{line}"),
+            }
         }
     }
 }
@@ -53,8 +76,7 @@ impl Drop for Steps {
     }
 }
 
-fn new_bar(label: &str, total: usize) -> ProgressBar {
-    let bar = ProgressBar::new(total as u64);
+fn dress(bar: &ProgressBar, label: &str, total: usize) {
     let template = if total > 1 {
         "{msg} [{bar:30}] {pos}/{len}, {eta} left"
     } else {
@@ -65,5 +87,4 @@ fn new_bar(label: &str, total: usize) -> ProgressBar {
     }
     bar.set_message(label.to_owned());
     bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }

@@ -28,6 +28,7 @@ pub mod statistics;
 mod structure;
 mod table;
 mod transport;
+mod units;
 mod visit;
 mod warmup;
 
@@ -48,3 +49,4 @@ pub use preflight::{Finding, Preflight, Severity, Verdict, preflight, processor_
 pub use profile::{ProfileRequest, SecondProfile, network_phases, profile, profile_twice};
 pub use structure::{Structure, check_structure};
 pub use transport::{OnSending, TransportError, own_target};
+pub use units::{UnitDifference, unit_difference};

@@ -21,8 +21,12 @@ pub struct Devices {
 
 #[derive(Args)]
 pub struct Profile {
+    /// Name in devices/, or a YAML of that kind; several are measured at once, each into a table of its
+    /// own
+    #[arg(long, default_value = "local", value_name = "NAME|PATH")]
+    pub device: Vec<String>,
     #[command(flatten)]
-    pub device: DeviceArguments,
+    pub programs: ProgramArguments,
     /// Name in models/, a YAML of that kind, a GGUF file, a Hugging Face folder, or OWNER/NAME on the
     /// Hugging Face Hub
     #[arg(long, default_value = "smollm2-135m", value_name = "NAME|PATH")]
@@ -65,13 +69,13 @@ pub struct Profile {
     /// With --aa: let a busy loop run beside three in ten of the second profile's visits
     #[arg(long, requires = "aa")]
     pub hog: bool,
-    /// The table; raw samples go beside it [default: runs/MODEL-DEVICE/table.yaml]
+    /// The table of a single device; raw samples go beside it [default: runs/MODEL-DEVICE/table.yaml]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Go on with an unfinished profile
     #[arg(long)]
     pub resume: bool,
-    /// Print the table as JSON
+    /// Print the table as JSON; of several devices a list of them
     #[arg(long)]
     pub json: bool,
 }

@@ -1,11 +1,15 @@
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::thread;
 
-use lathe_arch::{SearchSpace, SpaceSpec};
+use anyhow::Context;
+use indicatif::MultiProgress;
+use lathe_arch::{ModelConfig, SearchSpace, SpaceSpec};
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{
-    Agent, AgentCommand, ProfilePlan, ProfileRequest, SecondProfile, Verdict, preflight, profile,
-    profile_twice,
+    Agent, AgentCommand, DeviceSpec, ProfilePlan, ProfileRequest, SecondProfile, TransportSpec,
+    Verdict, preflight, profile, profile_twice, unit_difference,
 };
 use lathe_supernet::checkpoint::read_config;
 
@@ -16,9 +20,9 @@ use crate::progress::Steps;
 
 pub fn run(arguments: &Profile) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
+    let devices = devices(arguments)?;
     let spec = ModelSpec::find(&arguments.model)?;
     let model = read_config(&spec.fetch(&cache)?)?;
-    let agent = context::agent(&cache, &arguments.device)?;
     let choices = spec
         .search_space
         .clone()
@@ -40,39 +44,155 @@ pub fn run(arguments: &Profile) -> anyhow::Result<()> {
         "--batch: expected at least 1"
     );
     plan.check_workload()?;
-    let folder = Path::new("runs").join(format!("{}-{}", spec.name, agent.device().name));
-    let out = arguments
-        .out
-        .clone()
-        .unwrap_or_else(|| folder.join("table.yaml"));
-    let conditions = check_device(arguments, &agent)?;
-    let mut steps = Steps::new();
-    let request = ProfileRequest {
-        agent: &agent,
-        model_name: &spec.name,
-        model: &model,
-        conditions: &conditions,
-        plan: &plan,
-        out: &out,
-        resume: arguments.resume,
-    };
-    let show = |share: f64, _: &str| steps.show("profiling", (1000.0 * share) as usize, 1000);
-    let table = if arguments.aa {
-        let second = match arguments.hog {
-            true => SecondProfile::Disturbed,
-            false => SecondProfile::Undisturbed,
-        };
-        profile_twice(&request, second, show)?
-    } else {
-        profile(&request, show)?
-    };
-    steps.finish();
-    if arguments.json {
-        return print_json(&table);
+    let jobs = devices.iter().map(|device| {
+        let job = Job::new(arguments, &cache, device, &spec.name);
+        job.with_context(|| format!("device {}", device.name))
+    });
+    let jobs = jobs.collect::<anyhow::Result<Vec<Job>>>()?;
+    let made = measure(arguments, &jobs, (&spec.name, &model), &plan);
+    let tables: Vec<&LatencyTable> = made.iter().flatten().collect();
+    match (arguments.json, &tables[..]) {
+        (true, [table]) if jobs.len() == 1 => print_json(table)?,
+        (true, tables) => print_json(&tables)?,
+        (false, _) => {
+            for (job, table) in jobs.iter().zip(&made) {
+                if let Ok(table) = table {
+                    if jobs.len() > 1 {
+                        println!("\n{}", job.name);
+                    }
+                    print(table);
+                    println!("\nwrote {}", job.out.display());
+                }
+            }
+            print_units(&tables);
+        }
     }
-    print(&table);
-    println!("\nwrote {}", out.display());
-    Ok(())
+    let failed = jobs.iter().zip(made).filter_map(|(job, made)| {
+        let error = made.err()?;
+        Some(match jobs.len() {
+            1 => error,
+            _ => error.context(format!("device {}", job.name)),
+        })
+    });
+    // What others have measured is written; of several errors the last ends the program.
+    let mut failed: Vec<anyhow::Error> = failed.collect();
+    let Some(last) = failed.pop() else {
+        return Ok(());
+    };
+    for error in failed {
+        eprintln!("error: {error:#}");
+    }
+    Err(last)
+}
+
+/// The devices that were named.
+fn devices(arguments: &Profile) -> anyhow::Result<Vec<DeviceSpec>> {
+    let devices = arguments.device.iter().map(|name| context::device(name));
+    let devices = devices.collect::<anyhow::Result<Vec<_>>>()?;
+    let local = devices
+        .iter()
+        .filter(|device| device.transport == TransportSpec::Local);
+    anyhow::ensure!(
+        local.count() < 2,
+        "--device: two devices of this machine would disturb each other: profile one after the other"
+    );
+    let names: BTreeSet<&str> = devices.iter().map(|device| &*device.name).collect();
+    anyhow::ensure!(
+        names.len() == devices.len(),
+        "--device: two devices have the same name"
+    );
+    anyhow::ensure!(
+        devices.len() == 1 || arguments.out.is_none(),
+        "--out: a file for one table, and {} devices: leave it away",
+        devices.len()
+    );
+    Ok(devices)
+}
+
+/// One device's part.
+struct Job {
+    name: String,
+    agent: AgentCommand,
+    /// What stood out about the device.
+    conditions: Vec<String>,
+    out: PathBuf,
+}
+
+impl Job {
+    fn new(
+        arguments: &Profile,
+        cache: &Cache,
+        device: &DeviceSpec,
+        model: &str,
+    ) -> anyhow::Result<Self> {
+        let agent = context::agent_on(cache, device, &arguments.programs)?;
+        let folder = Path::new("runs").join(format!("{model}-{}", device.name));
+        let out = arguments.out.clone();
+        Ok(Self {
+            name: device.name.clone(),
+            conditions: check_device(arguments, &agent)?,
+            agent,
+            out: out.unwrap_or_else(|| folder.join("table.yaml")),
+        })
+    }
+}
+
+/// Measures on all devices at once.
+fn measure(
+    arguments: &Profile,
+    jobs: &[Job],
+    (model_name, model): (&str, &ModelConfig),
+    plan: &ProfilePlan,
+) -> Vec<anyhow::Result<LatencyTable>> {
+    let lines = MultiProgress::new();
+    let one = |job: &Job| -> anyhow::Result<LatencyTable> {
+        let (mut steps, label) = match jobs.len() {
+            1 => (Steps::new(), "profiling".to_owned()),
+            _ => (Steps::among(&lines), format!("{}: profiling", job.name)),
+        };
+        let request = ProfileRequest {
+            agent: &job.agent,
+            model_name,
+            model,
+            conditions: &job.conditions,
+            plan,
+            out: &job.out,
+            resume: arguments.resume,
+        };
+        let show = |share: f64, _: &str| steps.show(&label, (1000.0 * share) as usize, 1000);
+        Ok(match (arguments.aa, arguments.hog) {
+            (false, _) => profile(&request, show)?,
+            (true, true) => profile_twice(&request, SecondProfile::Disturbed, show)?,
+            (true, false) => profile_twice(&request, SecondProfile::Undisturbed, show)?,
+        })
+    };
+    thread::scope(|scope| {
+        let running = jobs.iter().map(|job| scope.spawn(|| one(job)));
+        let running: Vec<_> = running.collect();
+        let ended = running.into_iter().map(|running| running.join());
+        ended
+            .map(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+/// How far units of one kind of device differ, pair by pair.
+fn print_units(tables: &[&LatencyTable]) {
+    for (index, one) in tables.iter().enumerate() {
+        for other in &tables[index + 1..] {
+            let Some(difference) = unit_difference(one, other) else {
+                continue;
+            };
+            println!(
+                "{} and {} are of one kind: prices differ by {:.1} % in the median, {:.1} % in the 95th percentile, {:.1} % at most",
+                one.device.name,
+                other.device.name,
+                100.0 * difference.median,
+                100.0 * difference.p95,
+                100.0 * difference.worst
+            );
+        }
+    }
 }
 
 /// Says what stands out about the device before it is measured; `--strict` refuses to measure one
@@ -80,11 +200,16 @@ pub fn run(arguments: &Profile) -> anyhow::Result<()> {
 fn check_device(arguments: &Profile, command: &AgentCommand) -> anyhow::Result<Vec<String>> {
     let mut agent = Agent::start(command)?;
     let inspection = agent.inspect()?;
-    let cap = command.device().memory_cap_mib;
-    let cap_bytes = cap.map(|mib| mib.saturating_mul(1 << 20));
+    let device = command.device();
+    let cap_bytes = device.memory_cap_mib.map(|mib| mib.saturating_mul(1 << 20));
     let preflight = preflight(&inspection, agent.threads(), cap_bytes);
+    let whose = match arguments.device.len() {
+        1 => String::new(),
+        _ => format!("{}: ", device.name),
+    };
     for finding in &preflight.findings {
-        eprintln!("{}: {} {}", finding.severity, finding.what, finding.remedy);
+        let (severity, what) = (&finding.severity, &finding.what);
+        eprintln!("{whose}{severity}: {what} {}", finding.remedy);
     }
     let verdict = preflight.verdict();
     anyhow::ensure!(
