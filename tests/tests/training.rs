@@ -21,7 +21,7 @@ fn desk() -> (Desk, SubnetConfig) {
     let small = space.decode(&[1, 3, 0, 4, 2, 5]).unwrap();
     let row = |subnet: &SubnetConfig| serde_json::json!({"tpot_us": 1.0, "subnet": subnet});
     let front = serde_yaml::to_string(&[row(&full), row(&small)]).unwrap();
-    fs::write(desk.path("front.yaml"), front).unwrap();
+    fs::write(desk.path("drawn-near.yaml"), front).unwrap();
     let small_yaml = serde_yaml::to_string(&small).unwrap();
     fs::write(desk.path("small.yaml"), small_yaml).unwrap();
     (desk, small)
@@ -41,6 +41,7 @@ fn as_str(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
+#[track_caller]
 fn is_near(found: f64, expected: f64) {
     assert!((found / expected - 1.0).abs() < 1e-3, "{found} {expected}");
 }
@@ -48,7 +49,7 @@ fn is_near(found: f64, expected: f64) {
 #[test]
 fn a_trained_sub_network_scores_after_its_export_as_in_training() {
     let (desk, small) = desk();
-    let front = desk.text("front.yaml");
+    let front = desk.text("drawn-near.yaml");
     let table = desk.profile();
     for (out, more) in [
         ("all", &["--steps", "80"][..]),
