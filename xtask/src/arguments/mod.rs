@@ -113,8 +113,14 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct Quickstart {
-    #[command(flatten)]
-    pub model: ModelArguments,
+    /// Name in models/, a YAML of that kind, a GGUF file, a Hugging Face folder, or OWNER/NAME on the
+    /// Hugging Face Hub
+    #[arg(long, default_value = "smollm2-135m", value_name = "NAME|PATH")]
+    pub model: String,
+    /// Text to work on instead of the fetched one: paragraphs, JSON lines with a field "text", or a
+    /// folder of such files
+    #[arg(long, value_name = "FILE|DIR")]
+    pub text: Option<PathBuf>,
     #[command(flatten)]
     pub device: DeviceArguments,
     /// Less than half the time: wider intervals, fewer evaluations

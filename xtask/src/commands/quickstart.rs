@@ -10,7 +10,7 @@ use crate::progress::Steps;
 
 pub fn run(arguments: &Quickstart) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
-    let model = ModelSpec::find(&arguments.model.model)?;
+    let model = ModelSpec::find(&arguments.model)?;
     let agent = context::agent(&cache, &arguments.device)?;
     let mut effort = if arguments.quick {
         Effort::quick()
@@ -35,7 +35,7 @@ pub fn run(arguments: &Quickstart) -> anyhow::Result<()> {
             model: &model,
             agent: &agent,
             cache: &cache,
-            text: arguments.model.text.as_deref(),
+            text: arguments.text.as_deref(),
             folder: &folder,
             workload: arguments.workload,
             tpot_ratio: arguments.tpot_ratio,
