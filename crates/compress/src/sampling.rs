@@ -20,6 +20,10 @@ const BINS: usize = 10;
 const MAX_DRAWS: usize = 400;
 /// Networks near the front that are moved away from it, one in so many.
 const MOVED: u32 = 2;
+/// Percent that the shares of attention and MLP may differ by in networks that are not drawn.
+const MOST_UNLIKE: usize = 25;
+/// Such a network's cost, as a share of the full model's, need not be nearer than this.
+const NEAR_ENOUGH: f64 = 0.02;
 /// Genes that are then moved a choice up or down, on average.
 const MOVED_GENES: f64 = 2.0;
 
@@ -217,21 +221,28 @@ impl Sampler {
         (at >= 0.0).then(|| ((BINS as f64 * at) as usize).min(BINS - 1))
     }
 
-    /// The member of the front, or the network with the same share of all choices, that costs nearest
-    /// to `share`.
+    /// The member of the front that costs nearest to `share`; without a front the network with about the
+    /// same share of all choices, of MLPs a little more or less than of attention where that is nearer.
     fn nearest(&self, share: f64) -> Genome {
         let full = self.space.full_genome();
         let of_front: Vec<Genome> = self.front.values().flatten().cloned().collect();
+        let scaled = |attention: usize, mlp: usize| -> Genome {
+            let genes = full.iter().enumerate();
+            let genes = genes.map(|(at, gene)| (gene * [attention, mlp][at % 2] + 50) / 100);
+            genes.collect()
+        };
         let candidates = match of_front.is_empty() {
             false => of_front,
-            true => (0..=100)
-                .map(|percent| {
-                    let genes = full.iter().map(|gene| (gene * percent + 50) / 100);
-                    genes.collect()
+            // The most alike first.
+            true => (0..=MOST_UNLIKE)
+                .flat_map(|more| (0..=100).map(move |percent| (percent, more)))
+                .flat_map(|(percent, more)| {
+                    [(percent + more).min(100), percent.saturating_sub(more)]
+                        .map(|mlp| scaled(percent, mlp))
                 })
                 .collect(),
         };
-        let distance = |genome: &Genome| (self.share(genome) - share).abs();
+        let distance = |genome: &Genome| (self.share(genome) - share).abs().max(NEAR_ENOUGH);
         let by_distance = |a: &Genome, b: &Genome| distance(a).total_cmp(&distance(b));
         candidates.into_iter().min_by(by_distance).unwrap_or(full)
     }
