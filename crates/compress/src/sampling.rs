@@ -1,13 +1,12 @@
 //! Which sub-networks a step of a super-network's training is made on.
 
 use std::collections::BTreeMap;
-use std::f64::consts::PI;
 use std::str::FromStr;
 
 use anyhow::Context;
 use lathe_arch::{ModelConfig, SearchSpace, SubnetConfig, Workload};
 use lathe_latency::LatencyTable;
-use lathe_search::{Cost, Genome};
+use lathe_search::{Cost, Genome, Space};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -92,6 +91,7 @@ pub struct Sampler {
     seed: u64,
     least_share: f64,
     space: SearchSpace,
+    genomes: Space,
     cost: Cost,
     full_cost: f64,
     smallest: Genome,
@@ -130,6 +130,7 @@ impl Sampler {
             full_cost: cost(&full),
             cost,
             space: space.clone(),
+            genomes: Space::new(space.cardinalities())?,
             smallest: full.clone(),
             median: full,
             front: BTreeMap::new(),
@@ -248,8 +249,7 @@ impl Sampler {
     }
 
     fn uniform(&self, rng: &mut ChaCha8Rng) -> Genome {
-        let counts = self.space.cardinalities().into_iter();
-        counts.map(|count| rng.random_range(0..count)).collect()
+        self.genomes.draw(rng)
     }
 
     /// A network of a bin that is drawn first: all its choices lean to the large or the small ones, by
@@ -259,7 +259,7 @@ impl Sampler {
         let wanted = self.least_share + width * (rng.random_range(0..BINS) as f64 + 0.5);
         let mut best: Option<(f64, Genome)> = None;
         for _ in 0..MAX_DRAWS {
-            let genome = self.leaning(rng);
+            let genome = self.genomes.draw_leaning(rng);
             let distance = (self.share(&genome) - wanted).abs();
             if best.as_ref().is_none_or(|(nearest, _)| distance < *nearest) {
                 best = Some((distance, genome));
@@ -269,27 +269,6 @@ impl Sampler {
             }
         }
         best.map_or_else(|| self.space.full_genome(), |(_, genome)| genome)
-    }
-
-    /// Of `n` choices, the weight of number `c` is `exp(t c / (n - 1))`, with `t` from a Cauchy
-    /// distribution.
-    fn leaning(&self, rng: &mut ChaCha8Rng) -> Genome {
-        let lean = 4.0 * (PI * (rng.random::<f64>() - 0.5)).tan();
-        let gene = |count: usize| {
-            let last = count.max(1) - 1;
-            let weight = |choice: usize| {
-                let from = if lean > 0.0 { last - choice } else { choice };
-                (-lean.abs() * from as f64 / last.max(1) as f64).exp()
-            };
-            let total: f64 = (0..count).map(weight).sum();
-            let mut left = total * rng.random::<f64>();
-            let is_reached = |choice: &usize| {
-                left -= weight(*choice);
-                left < 0.0
-            };
-            (0..count).find(is_reached).unwrap_or(last)
-        };
-        self.space.cardinalities().into_iter().map(gene).collect()
     }
 
     fn near_front(&self, rng: &mut ChaCha8Rng) -> Genome {

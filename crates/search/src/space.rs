@@ -1,6 +1,11 @@
+use std::f64::consts::PI;
+
 use rand::{Rng, RngExt};
 
 use crate::SearchError;
+
+/// Logarithm of how much likelier one end of a variable is than the other, in the median leaning draw.
+const MEDIAN_LEANING: f64 = 4.0;
 
 /// One choice per variable.
 pub type Genome = Vec<usize>;
@@ -62,5 +67,28 @@ impl Space {
     pub fn draw(&self, rng: &mut impl Rng) -> Genome {
         let counts = self.cardinalities.iter();
         counts.map(|count| rng.random_range(0..*count)).collect()
+    }
+
+    /// A genome whose variables all lean to one side: of `n` choices, the weight of number `c` is
+    /// `exp(t c / (n - 1))`, where `t` is drawn from a Cauchy distribution. Where costs rise evenly with
+    /// the choices, these are uniform draws of a given mean cost, and draws of all costs are likely.
+    pub fn draw_leaning(&self, rng: &mut impl Rng) -> Genome {
+        let leaning = MEDIAN_LEANING * (PI * (rng.random::<f64>() - 0.5)).tan();
+        let gene = |&count: &usize| {
+            let last = count - 1;
+            let weight = |choice: usize| {
+                // Of the choice that it leans to, the weight is 1.
+                let from = if leaning > 0.0 { last - choice } else { choice };
+                (-leaning.abs() * from as f64 / last.max(1) as f64).exp()
+            };
+            let total: f64 = (0..count).map(weight).sum();
+            let mut left = total * rng.random::<f64>();
+            let is_reached = |choice: &usize| {
+                left -= weight(*choice);
+                left < 0.0
+            };
+            (0..count).find(is_reached).unwrap_or(last)
+        };
+        self.cardinalities.iter().map(gene).collect()
     }
 }

@@ -12,7 +12,6 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::proposals::Proposals;
-use crate::variation::leaning;
 use crate::{Cost, Evaluation, Genome, SearchError, Searcher, Space, Trial};
 
 /// Draws for one genome; when none of them falls in a bin that takes it, the cap rises.
@@ -145,7 +144,7 @@ impl StratifiedRandomSearch {
     fn accepted(&mut self) -> Option<Genome> {
         for _ in 0..MAX_TRIES {
             self.tries += 1;
-            let genome = leaning(self.proposals.space(), &mut self.rng);
+            let genome = self.proposals.space().draw_leaning(&mut self.rng);
             if self.proposals.has_seen(&genome) {
                 continue;
             }
@@ -191,7 +190,8 @@ impl Searcher for StratifiedRandomSearch {
             Some(trial) => trial,
             None => {
                 self.cap += 1;
-                self.proposals.fresh(&mut self.rng, leaning)?
+                self.proposals
+                    .fresh(&mut self.rng, |space, rng| space.draw_leaning(rng))?
             }
         };
         self.count(&trial.genome);

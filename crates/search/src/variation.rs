@@ -1,7 +1,4 @@
-//! New genomes of ordinal variables: by crossover and mutation of old ones, and by draws that are not
-//! uniform.
-
-use std::f64::consts::PI;
+//! New genomes of ordinal variables, by crossover and mutation of old ones.
 
 use rand::{Rng, RngExt};
 
@@ -13,9 +10,6 @@ const CROSSOVER_INDEX: f64 = 15.0;
 const MUTATION_INDEX: f64 = 20.0;
 /// Probability that a mutation too small to change a gene takes a step nevertheless.
 const STEP_PROBABILITY: f64 = 0.1;
-
-/// Logarithm of how much likelier one end of a variable is than the other, in the median draw.
-const MEDIAN_LEANING: f64 = 4.0;
 
 /// Two children: in half of the variables, values around the parents' by simulated binary crossover
 /// (Deb & Agrawal 1995), rounded, in either order.
@@ -82,30 +76,6 @@ fn mutated(gene: usize, count: usize, rng: &mut impl Rng) -> usize {
     if goes_up { gene + steps } else { gene - steps }
 }
 
-/// A draw in which all variables lean to one side: of `n` choices, the weight of number `c` is
-/// `exp(t c / (n - 1))`, where `t` is drawn from a Cauchy distribution. Where costs rise evenly with
-/// the choices, these are uniform draws of a given mean cost.
-pub(crate) fn leaning(space: &Space, rng: &mut impl Rng) -> Genome {
-    let leaning = MEDIAN_LEANING * (PI * (rng.random::<f64>() - 0.5)).tan();
-    let counts = space.cardinalities().iter();
-    let gene = |&count: &usize| {
-        let last = count - 1;
-        let weight = |choice: usize| {
-            // Of the choice that it leans to, the weight is 1.
-            let from = if leaning > 0.0 { last - choice } else { choice };
-            (-leaning.abs() * from as f64 / last.max(1) as f64).exp()
-        };
-        let total: f64 = (0..count).map(weight).sum();
-        let mut left = total * rng.random::<f64>();
-        let is_reached = |choice: &usize| {
-            left -= weight(*choice);
-            left < 0.0
-        };
-        (0..count).find(is_reached).unwrap_or(last)
-    };
-    counts.map(gene).collect()
-}
-
 /// Gives `genes` genes at random places any other values.
 pub(crate) fn scatter(space: &Space, genome: &mut [usize], genes: usize, rng: &mut impl Rng) {
     for _ in 0..genes {
@@ -154,7 +124,7 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut shares = [0; 4];
         for _ in 0..1000 {
-            let genome = leaning(&space, &mut rng);
+            let genome = space.draw_leaning(&mut rng);
             assert!(space.check(&genome).is_ok());
             let share = genome.iter().sum::<usize>() as f64 / most as f64;
             shares[((4.0 * share) as usize).min(3)] += 1;

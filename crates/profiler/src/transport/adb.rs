@@ -162,20 +162,7 @@ impl Shell for Adb {
                 "this user may not use the USB device: see adb's udev rules",
             ),
         ];
-        let device = self.device();
-        let said = match said {
-            "" => "the connection ended".to_owned(),
-            some => some.to_owned(),
-        };
-        let found = remedies.into_iter().find(|(words, _)| said.contains(words));
-        match found {
-            Some((_, remedy)) => TransportError::Denied {
-                device,
-                said,
-                remedy: remedy.to_owned(),
-            },
-            None => TransportError::Unreachable { device, said },
-        }
+        TransportError::explained(self.device(), said, remedies)
     }
 
     fn no_program(&self, source: std::io::Error) -> TransportError {

@@ -155,6 +155,28 @@ pub enum TransportError {
 }
 
 impl TransportError {
+    /// Why a connection failed, from what ssh or adb `said`: where that holds certain words, it will not
+    /// pass, and there is something to do.
+    pub(crate) fn explained<R: Into<String>>(
+        device: String,
+        said: &str,
+        remedies: impl IntoIterator<Item = (&'static str, R)>,
+    ) -> Self {
+        let said = match said {
+            "" => "the connection ended".to_owned(),
+            some => some.to_owned(),
+        };
+        let mut remedies = remedies.into_iter();
+        match remedies.find(|(words, _)| said.contains(words)) {
+            Some((_, remedy)) => Self::Denied {
+                device,
+                said,
+                remedy: remedy.into(),
+            },
+            None => Self::Unreachable { device, said },
+        }
+    }
+
     /// Whether it may pass: the way to the device, not what is on either side of it.
     pub(crate) fn may_pass(&self) -> bool {
         matches!(self, Self::Unreachable { .. })

@@ -152,20 +152,7 @@ impl Shell for Ssh {
                 "`config:` in the device's file names no file".to_owned(),
             ),
         ];
-        let device = self.device();
-        let said = match said {
-            "" => "the connection ended".to_owned(),
-            some => some.to_owned(),
-        };
-        let found = remedies.into_iter().find(|(words, _)| said.contains(words));
-        match found {
-            Some((_, remedy)) => TransportError::Denied {
-                device,
-                said,
-                remedy,
-            },
-            None => TransportError::Unreachable { device, said },
-        }
+        TransportError::explained(self.device(), said, remedies)
     }
 
     fn no_program(&self, source: std::io::Error) -> TransportError {

@@ -5,7 +5,7 @@ use rand::{Rng, RngExt};
 use super::belief::Belief;
 use crate::local::neighbour;
 use crate::proposals::Proposals;
-use crate::variation::{crossover, leaning, mutate};
+use crate::variation::{crossover, mutate};
 use crate::{Genome, Space};
 
 /// Candidates around the front, and then around the best so far.
@@ -44,7 +44,7 @@ pub(super) fn best_candidate(
 fn candidate(space: &Space, around: &[Genome], rng: &mut impl Rng) -> Genome {
     let [a, b] = [0, 1].map(|_| &around[rng.random_range(0..around.len())]);
     match rng.random_range(0..8) {
-        0 => leaning(space, rng),
+        0 => space.draw_leaning(rng),
         1..=4 => neighbour(space, a.clone(), rng),
         _ => {
             let [mut child, _] = crossover(space, [a, b], rng);

@@ -17,7 +17,6 @@ use super::candidates::best_candidate;
 use super::model::Model;
 use crate::local::neighbour;
 use crate::proposals::Proposals;
-use crate::variation::leaning;
 use crate::{Cost, Evaluation, Genome, SearchError, Searcher, Space, Trial, non_dominated_sort};
 
 /// Evaluations that the models are fitted to, at most.
@@ -154,7 +153,7 @@ impl BayesianSearch {
         let given = &self.options.first;
         self.proposals.fresh(&mut self.rng, |space, rng| {
             let from = match (given.is_empty(), front.is_empty()) {
-                (true, _) => return leaning(space, rng),
+                (true, _) => return space.draw_leaning(rng),
                 (_, true) => &given[rng.random_range(0..given.len())],
                 (_, false) => &self.told[front[rng.random_range(0..front.len())]].genome,
             };
