@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
-use lathe_arch::{SearchSpace, SpaceSpec, SubnetConfig};
+use lathe_arch::{ModelConfig, SearchSpace, SpaceSpec, SubnetConfig};
 use lathe_compress::{Adapter, StoredSubnet};
 use lathe_fetch::{Cache, ModelSpec, Target, find_built_agent};
 use lathe_latency::LatencyTable;
@@ -283,8 +283,12 @@ pub fn prepare_network(
 
 /// A sub-network of a model.
 pub fn stored_subnet(cache: &Cache, model: &str, path: &Path) -> anyhow::Result<StoredSubnet> {
-    let spec = ModelSpec::find(model)?;
-    lathe_compress::read_subnet(path, &read_config(&spec.fetch(cache)?)?)
+    lathe_compress::read_subnet(path, &model_config(cache, model)?)
+}
+
+/// The dimensions of a model, without its weights.
+pub fn model_config(cache: &Cache, model: &str) -> anyhow::Result<ModelConfig> {
+    Ok(read_config(&ModelSpec::find(model)?.fetch(cache)?)?)
 }
 
 /// A model of which nothing has to be cut away.

@@ -8,7 +8,7 @@ use lathe_supernet::{
 use serde::Serialize;
 
 use crate::adapter::{Adapter, MANIFEST};
-use crate::training::{MOST_TOKENS, Task, TrainingEvent, TrainingRun, Validation};
+use crate::training::{MOST_TRAINING_TOKENS, Task, TrainingEvent, TrainingRun, Validation};
 use crate::{Prepared, Sampler, Validated};
 
 /// What to train, and how.
@@ -53,7 +53,7 @@ impl Finetuning<'_> {
         watch(TrainingEvent::Preparing("reading the text", 0, 1));
         let text = self
             .prepared
-            .training_windows(self.window_tokens, MOST_TOKENS)?;
+            .training_windows(self.window_tokens, MOST_TRAINING_TOKENS)?;
         let held_out = self
             .prepared
             .windows(Split::Search, self.validation_tokens)?;

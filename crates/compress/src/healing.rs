@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::Prepared;
 use crate::artefact::{WEIGHTS, write_trained};
-use crate::training::{MOST_TOKENS, Task, TrainingEvent, TrainingRun, Validation};
+use crate::training::{MOST_TRAINING_TOKENS, Task, TrainingEvent, TrainingRun, Validation};
 
 /// What to heal, and how.
 pub struct Healing<'a> {
@@ -59,7 +59,7 @@ impl Healing<'_> {
         watch(TrainingEvent::Preparing("reading the text", 0, 1));
         let text = self
             .prepared
-            .training_windows(self.window_tokens, MOST_TOKENS)?;
+            .training_windows(self.window_tokens, MOST_TRAINING_TOKENS)?;
         let held_out = self
             .prepared
             .windows(Split::Search, self.validation_tokens)?;

@@ -53,7 +53,7 @@ pub use retarget::{Retarget, Retargeted};
 pub use sampling::{Sampler, SamplerOptions, Sampling, latency_cost, parameter_cost};
 pub use tables::{DeviceTable, DeviceTables};
 pub use task::{MmluForm, mmlu, questions};
-pub use training::{TrainingEvent, TrainingLength, TrainingRun, Validated};
+pub use training::{MOST_TRAINING_TOKENS, TrainingEvent, TrainingLength, TrainingRun, Validated};
 pub use validation::{
     MemoryValidation, PhaseValidation, PrecisionValidation, Predictor, Validation, ValidationPlan,
 };

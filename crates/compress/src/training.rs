@@ -18,7 +18,7 @@ const METRICS: &str = "metrics.jsonl";
 /// Steps after which it is known how long one takes.
 const TIMED_STEPS: usize = 4;
 /// Tokens of text that are trained on at most, before they are read again.
-pub(crate) const MOST_TOKENS: usize = 4 << 20;
+pub const MOST_TRAINING_TOKENS: usize = 4 << 20;
 
 /// How long is trained.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -77,4 +77,7 @@ pub use parameters::Parameters;
 pub use recovery::Recovery;
 pub use supernet::Supernet;
 pub use text::{Split, TextSplits, TokenWindows};
-pub use train::{LoraSettings, StepReport, Target, TrainSettings, Trainer, trained_weights};
+pub use train::{
+    LoraSettings, StepReport, Target, TextNeeds, TrainSettings, Trainer, TrainingMemory,
+    step_flops, teacher_flops, trained_weights,
+};

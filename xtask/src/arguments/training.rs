@@ -91,6 +91,9 @@ pub struct TrainingArguments {
     /// Go on with an unfinished training
     #[arg(long)]
     pub resume: bool,
+    /// Say what it takes in memory and arithmetic, by the model's sizes alone, and train nothing
+    #[arg(long, conflicts_with = "resume")]
+    pub estimate: bool,
     /// Print what came out as JSON
     #[arg(long)]
     pub json: bool,

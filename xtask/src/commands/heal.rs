@@ -6,7 +6,7 @@ use lathe_fetch::Cache;
 use lathe_supernet::Parameters;
 
 use super::print_json;
-use super::training::{exit_code, show};
+use super::training::{Needs, exit_code, show};
 use crate::arguments::Heal;
 use crate::context::{self, Network};
 use crate::interrupt;
@@ -18,6 +18,15 @@ pub fn run(arguments: &Heal) -> anyhow::Result<ExitCode> {
     // A mistake in the text is told before the long preparation.
     let training = &arguments.training;
     let passages = training.passages()?;
+    let subnet = context::stored_subnet(&cache, &arguments.model.model, &arguments.subnet)?;
+    let model = context::model_config(&cache, &arguments.model.model)?;
+    let window_tokens = training.window_tokens.min(model.max_position_embeddings);
+    let settings = training.settings(window_tokens);
+    let needs = Needs::of_network(&model, &subnet.config, &settings, training);
+    if training.estimate {
+        return needs.print(training.json);
+    }
+    needs.check()?;
     let Network {
         mut prepared,
         config,
@@ -26,13 +35,11 @@ pub fn run(arguments: &Heal) -> anyhow::Result<ExitCode> {
     if let Some(passages) = passages {
         prepared.train_on(passages);
     }
-    let context = prepared.model().max_position_embeddings;
-    let window_tokens = training.window_tokens.min(context);
     let healing = Healing {
         prepared: &prepared,
         config: &config,
         weights,
-        settings: training.settings(window_tokens),
+        settings,
         window_tokens,
         validation_tokens: training.validation_tokens,
         run: training.run(),

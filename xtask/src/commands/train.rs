@@ -3,21 +3,23 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use lathe_arch::{Precision, SearchSpace, SpaceSpec, SubnetConfig};
+use lathe_arch::{ModelConfig, Precision, SearchSpace, SpaceSpec, SubnetConfig};
 use lathe_compress::{
-    Finetuned, Finetuning, Prepared, Sampler, SamplerOptions, Sampling, latency_cost,
-    parameter_cost,
+    Finetuned, Finetuning, Sampler, SamplerOptions, Sampling, latency_cost, parameter_cost,
 };
-use lathe_fetch::Cache;
+use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
 use lathe_search::{Study, pareto_front};
 
 use super::print_json;
-use super::training::{exit_code, show};
+use super::training::{Needs, exit_code, show};
 use crate::arguments::{AdapterArgument, Train};
 use crate::context;
 use crate::interrupt;
 use crate::progress::Steps;
+
+/// Steps whose networks are counted for an estimate.
+const ESTIMATED_STEPS: usize = 100;
 
 pub fn run(arguments: &Train) -> anyhow::Result<ExitCode> {
     let cache = Cache::from_env()?;
@@ -32,21 +34,34 @@ pub fn run(arguments: &Train) -> anyhow::Result<ExitCode> {
         Some(path) => read_front(path, arguments, table.as_ref())?,
         None => Vec::new(),
     };
+    let spec = ModelSpec::find(&arguments.model.model)?;
+    let model = context::model_config(&cache, &arguments.model.model)?;
+    let own = spec.search_space.clone();
+    let choices = SpaceSpec {
+        precision: Vec::new(),
+        ..arguments
+            .sizes
+            .among(&own.unwrap_or_else(|| SpaceSpec::standard(&model)))
+    };
+    let space = SearchSpace::new(&model, &spec.name, &choices)?;
+    let sampler = sampler(arguments, &model, &space, table.as_ref(), front)?;
+    let window_tokens = training.window_tokens.min(model.max_position_embeddings);
+    let mut settings = training.settings(window_tokens);
+    settings.balance = !arguments.unbalanced;
+    let drawn = (0..ESTIMATED_STEPS).map(|step| sampler.networks(step));
+    let drawn: Vec<SubnetConfig> = drawn.collect::<Result<Vec<_>, _>>()?.concat();
+    let needs = Needs::of_supernet(&model, &drawn, ESTIMATED_STEPS, &settings, training);
+    if training.estimate {
+        return needs.print(training.json);
+    }
+    needs.check()?;
     let folder = context::model_folder(&cache, &arguments.model.model);
     let untrained = AdapterArgument { adapter: None };
     let mut prepared = context::prepare(&cache, &arguments.model, &untrained, &folder, &mut steps)?;
-    prepared.choose_among(SpaceSpec {
-        precision: Vec::new(),
-        ..arguments.sizes.among(prepared.choices())
-    })?;
+    prepared.choose_among(choices)?;
     if let Some(passages) = passages {
         prepared.train_on(passages);
     }
-    let sampler = sampler(arguments, &prepared, table.as_ref(), front)?;
-    let context = prepared.model().max_position_embeddings;
-    let window_tokens = training.window_tokens.min(context);
-    let mut settings = training.settings(window_tokens);
-    settings.balance = !arguments.unbalanced;
     let finetuning = Finetuning {
         prepared: &prepared,
         sampler: &sampler,
@@ -67,14 +82,14 @@ pub fn run(arguments: &Train) -> anyhow::Result<ExitCode> {
 
 fn sampler(
     arguments: &Train,
-    prepared: &Prepared,
+    model: &ModelConfig,
+    space: &SearchSpace,
     table: Option<&LatencyTable>,
     front: Vec<SubnetConfig>,
 ) -> anyhow::Result<Sampler> {
-    let space = &prepared.space;
     let cost = match table {
         Some(table) => latency_cost(table, space, arguments.workload, arguments.latency)?,
-        None => parameter_cost(prepared.model(), space),
+        None => parameter_cost(model, space),
     };
     let by_default = match front.is_empty() {
         true => Sampling::Stratified,

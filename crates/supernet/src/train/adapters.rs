@@ -101,7 +101,7 @@ pub struct LoraSettings {
 }
 
 impl LoraSettings {
-    fn has(&self, role: Role) -> bool {
+    pub(super) fn has(&self, role: Role) -> bool {
         let Role::Layer(_, part) = role else {
             return false;
         };

@@ -12,6 +12,7 @@
 mod adamw;
 mod adapters;
 mod losses;
+mod needs;
 mod order;
 mod schedule;
 mod settings;
@@ -22,6 +23,7 @@ mod trainable;
 mod trainer;
 
 pub use adapters::{LoraSettings, Target};
+pub use needs::{TextNeeds, TrainingMemory, step_flops, teacher_flops};
 pub use settings::TrainSettings;
 pub use state::trained_weights;
 pub use trainer::{StepReport, Trainer};

@@ -19,7 +19,7 @@ use crate::supernet::{RefitKey, Supernet, slice};
 
 /// Bytes of maps that are kept for the next step: as many as all widths of the default model take,
 /// and what stands for removed blocks.
-const KEPT_BYTES: usize = 1 << 30;
+pub(super) const KEPT_BYTES: usize = 1 << 30;
 
 /// Cuts sub-networks out of weights of the full model's shapes.
 pub(super) struct Slicing<'a> {

@@ -7,7 +7,7 @@ use crate::supernet::Supernet;
 use crate::text::TokenWindows;
 
 /// Bytes of answers that are kept for the next pass over the text: 230,000 tokens of 576 channels.
-const KEPT_BYTES: usize = 512 << 20;
+pub(super) const KEPT_BYTES: usize = 512 << 20;
 
 /// The full model, and what it said.
 pub(super) struct Teacher<'a> {

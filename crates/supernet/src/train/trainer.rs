@@ -28,6 +28,11 @@ use crate::text::TokenWindows;
 const BATCH_TOKENS: usize = 1024;
 /// Added to a loss before its logarithm is taken: the full model's is zero at first.
 const BALANCE_NATS: f64 = 0.05;
+/// Windows of that size which are run together.
+pub(super) fn windows_together(window_tokens: usize) -> usize {
+    (BATCH_TOKENS / window_tokens.max(1)).max(1)
+}
+
 const SAME_KIND: &str = "a gradient is made of what it is of";
 
 /// What one step did.
@@ -456,7 +461,7 @@ impl Passes<'_, '_> {
             share: self.share,
             temperature: self.temperature,
         };
-        let together = (BATCH_TOKENS / self.text.window_len().max(1)).max(1);
+        let together = windows_together(self.text.window_len());
         let mut loss = HeadLoss::default();
         for windows in self.windows.chunks(together) {
             loss += pass.run(windows, sink);
