@@ -108,6 +108,32 @@ pub enum ProfilerError {
         /// Batches profiled.
         batches: Vec<usize>,
     },
+    /// Units that share a profile are of different kinds.
+    #[error(
+        "{} and {} are not of one kind (processor, cores, runtime, threads), or measured nothing alike: profile each by itself, without --split",
+        units[0],
+        units[1]
+    )]
+    OtherKind {
+        /// Names of two units.
+        units: [String; 2],
+    },
+    /// Units that share a profile are not equally fast.
+    #[error(
+        "{} and {} differ by {percent:.1} % in the median of {entries} prices that both have measured, and one table speaks for both up to {limit_percent:.0} %: see what is wrong with one of them, or profile each by itself, without --split",
+        units[0],
+        units[1]
+    )]
+    UnitsDiffer {
+        /// Names of two units.
+        units: [String; 2],
+        /// Prices that both have measured.
+        entries: usize,
+        /// Their median difference.
+        percent: f64,
+        /// The largest that is put up with.
+        limit_percent: f64,
+    },
     /// An earlier profile was not finished.
     #[error("{path} holds an unfinished profile: go on with --resume, or delete it to begin again")]
     Unfinished {

@@ -55,6 +55,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const HOG_SHARE: f64 = 0.3;
 
 /// A profile to be made.
+#[derive(Clone, Copy)]
 pub struct ProfileRequest<'a> {
     /// How to start agents on the device.
     pub agent: &'a AgentCommand,
@@ -89,8 +90,21 @@ struct Header<'a> {
 /// When the agent fails or a file cannot be written. Finished visits are kept in the journal.
 pub fn profile(
     request: &ProfileRequest<'_>,
-    mut on_progress: impl FnMut(f64, &str),
+    on_progress: impl FnMut(f64, &str),
 ) -> Result<LatencyTable, ProfilerError> {
+    let table = record(request, on_progress)?.table(request);
+    table.save(request.out)?;
+    Ok(table)
+}
+
+/// Measures all blocks of a plan.
+///
+/// # Errors
+/// As for [`profile`].
+pub(crate) fn record(
+    request: &ProfileRequest<'_>,
+    mut on_progress: impl FnMut(f64, &str),
+) -> Result<Recorded, ProfilerError> {
     let mut run = Run::open(request)?;
     loop {
         let placement = most_common(round_trips(&run.records));
@@ -101,9 +115,36 @@ pub fn profile(
         run.perform(work)?;
     }
     on_progress(1.0, "done");
-    let table = run.assemble(most_common(round_trips(&run.records)));
-    table.save(request.out)?;
-    Ok(table)
+    Ok(run.into_recorded())
+}
+
+/// What a profile has measured, and what its table says besides.
+pub(crate) struct Recorded {
+    /// What was asked for, fitted to the device.
+    pub plan: ProfilePlan,
+    pub device: DeviceFingerprint,
+    pub runtime: RuntimeFingerprint,
+    /// The networks that records name by their index.
+    pub networks: BTreeMap<Precision, Vec<SubnetConfig>>,
+    pub records: Vec<Record>,
+    /// What was noticed about the device, in words.
+    pub conditions: Vec<String>,
+}
+
+impl Recorded {
+    /// The table of the placement in which most was timed.
+    pub fn table(&self, request: &ProfileRequest<'_>) -> LatencyTable {
+        self.table_in(request, most_common(round_trips(&self.records)))
+    }
+
+    fn table_in(&self, request: &ProfileRequest<'_>, placement: Option<Placement>) -> LatencyTable {
+        Assembly {
+            request,
+            recorded: self,
+            placement,
+        }
+        .table()
+    }
 }
 
 /// What comes next.
@@ -375,18 +416,15 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn assemble(&self, placement: Option<Placement>) -> LatencyTable {
-        Assembly {
-            request: self.request,
-            plan: &self.plan,
+    fn into_recorded(self) -> Recorded {
+        Recorded {
             conditions: [self.request.conditions, &self.cooling.conditions()].concat(),
-            placement,
-            device: &self.device,
-            runtime: &self.runtime,
-            networks: &self.networks,
-            records: &self.records,
+            plan: self.plan,
+            device: self.device,
+            runtime: self.runtime,
+            networks: self.networks,
+            records: self.records,
         }
-        .table()
     }
 }
 

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use lathe_arch::{BlockShape, Phase, Precision, SubnetConfig, Workload};
 use lathe_latency::{
-    Baseline, Bound, Calibration, CalibrationPoint, DeviceFingerprint, Entry, LatencyTable,
-    MemoryModel, MemoryPoint, ModelDescription, PhaseKind, Placement, Protocol, Reference, Roof,
-    RuntimeFingerprint, TABLE_VERSION, context_bytes,
+    Baseline, Bound, Calibration, CalibrationPoint, Entry, LatencyTable, MemoryModel, MemoryPoint,
+    ModelDescription, PhaseKind, Placement, Protocol, Reference, Roof, TABLE_VERSION,
+    context_bytes,
 };
 
 use crate::ProfileRequest;
-use crate::plan::{Probe, ProfilePlan, baseline, kind};
+use crate::plan::{Probe, baseline, kind};
 use crate::price::{
     VisitShares, opening_latencies_us, reference_phase, reference_us, shares, shares_of_visits,
     statistics, visit_deviation,
 };
+use crate::profile::Recorded;
 use crate::smooth::{Noisy, smooth};
 use crate::statistics::{median, quantile};
 use crate::visit::{NetworkRecord, Record, RoofsRecord, networks, visits};
@@ -29,29 +30,26 @@ const Z95: f64 = 1.96;
 /// What a table is made of.
 pub(crate) struct Assembly<'a> {
     pub request: &'a ProfileRequest<'a>,
-    /// What was asked for, fitted to the device.
-    pub plan: &'a ProfilePlan,
-    /// What was noticed about the device, in words.
-    pub conditions: Vec<String>,
+    pub recorded: &'a Recorded,
     /// Where the processors were when what counts was timed.
     pub placement: Option<Placement>,
-    pub device: &'a DeviceFingerprint,
-    pub runtime: &'a RuntimeFingerprint,
-    pub networks: &'a BTreeMap<Precision, Vec<SubnetConfig>>,
-    pub records: &'a [Record],
 }
 
 impl Assembly<'_> {
     pub fn table(&self) -> LatencyTable {
-        let (plan, model) = (self.plan, self.request.model);
+        let (plan, model) = (&self.recorded.plan, self.request.model);
         let references = self.references();
         let roofs = self.roofs();
-        let disturbed = self.records.iter().filter(|r| r.disturbed().is_some());
+        let disturbed = self
+            .recorded
+            .records
+            .iter()
+            .filter(|r| r.disturbed().is_some());
         let disturbed_visits = disturbed.count();
         let mut table = LatencyTable {
             version: TABLE_VERSION,
-            device: self.device.clone(),
-            runtime: self.runtime.clone(),
+            device: self.recorded.device.clone(),
+            runtime: self.recorded.runtime.clone(),
             model: ModelDescription {
                 name: self.request.model_name.to_owned(),
                 dimensions: model.clone(),
@@ -62,13 +60,13 @@ impl Assembly<'_> {
             protocol: Protocol {
                 seed: plan.seed,
                 last_level_cache_bytes: plan.last_level_cache_bytes,
-                visits: self.records.len() - disturbed_visits,
+                visits: self.recorded.records.len() - disturbed_visits,
                 disturbed_visits,
                 memory_bytes_per_second: roofs.memory_bytes_per_second,
                 operations_per_second: roofs.operations_per_second,
                 placement: self.placement,
                 package_watts: self.package_watts(),
-                conditions: self.conditions.clone(),
+                conditions: self.recorded.conditions.clone(),
                 references,
                 baselines: self.baselines(),
                 repeatability: None,
@@ -93,8 +91,8 @@ impl Assembly<'_> {
 
     /// The reference chains' latencies over the whole profile.
     fn references(&self) -> Vec<Reference> {
-        let (plan, model) = (self.plan, self.request.model);
-        let passes = visits(self.records).flat_map(|visit| {
+        let (plan, model) = (&self.recorded.plan, self.request.model);
+        let passes = visits(&self.recorded.records).flat_map(|visit| {
             let precision = visit.probe.block.precision();
             let passes = visit.passes.iter();
             passes.map(move |pass| (precision, reference_phase(pass.phase), pass))
@@ -113,7 +111,7 @@ impl Assembly<'_> {
 
     /// The baseline networks' latencies over the whole profile.
     fn baselines(&self) -> Vec<Baseline> {
-        let passes = networks(self.records).flat_map(|network| {
+        let passes = networks(&self.recorded.records).flat_map(|network| {
             let passes = network.passes.iter();
             passes.map(|pass| (network.precision, pass.phase, pass))
         });
@@ -130,7 +128,7 @@ impl Assembly<'_> {
     /// Mean power over all visits, where it was counted.
     fn package_watts(&self) -> Option<f64> {
         let environments = || {
-            let passes = visits(self.records).flat_map(|visit| &visit.passes);
+            let passes = visits(&self.recorded.records).flat_map(|visit| &visit.passes);
             passes.map(|pass| &pass.environment)
         };
         let counted = environments().map(|environment| Some(environment.energy_uj? as f64));
@@ -140,20 +138,24 @@ impl Assembly<'_> {
     }
 
     fn roofs(&self) -> Roofs {
-        let roofs = self.records.iter().find_map(|record| match record {
-            Record::Roofs(roofs) => Some(roofs),
-            Record::Visit(_) | Record::Network(_) => None,
-        });
+        let roofs = self
+            .recorded
+            .records
+            .iter()
+            .find_map(|record| match record {
+                Record::Roofs(roofs) => Some(roofs),
+                Record::Visit(_) | Record::Network(_) => None,
+            });
         roofs.map(Roofs::of).unwrap_or_default()
     }
 
     /// One entry for each block and phase.
     fn entries(&self, references: &[Reference], roofs: &Roofs) -> Vec<Entry> {
-        let (plan, model) = (self.plan, self.request.model);
+        let (plan, model) = (&self.recorded.plan, self.request.model);
         let mut entries = Vec::new();
         let mut noisy = Vec::new();
-        let anywhere = shares_of_visits(self.records, plan, model, None);
-        let there = shares_of_visits(self.records, plan, model, self.placement.as_ref());
+        let anywhere = shares_of_visits(&self.recorded.records, plan, model, None);
+        let there = shares_of_visits(&self.recorded.records, plan, model, self.placement.as_ref());
         let deviations = deviations(&there);
         for ((probe, phase), all) in &anywhere {
             let visits = there.get(&(*probe, *phase));
@@ -217,10 +219,10 @@ impl Assembly<'_> {
         phase: PhaseKind,
         placement: Option<&Placement>,
     ) -> Vec<CalibrationPoint> {
-        let (plan, model) = (self.plan, self.request.model);
-        let drawn = self.networks.get(&precision).into_iter().flatten();
+        let (plan, model) = (&self.recorded.plan, self.request.model);
+        let drawn = self.recorded.networks.get(&precision).into_iter().flatten();
         let point = |(index, subnet): (usize, &SubnetConfig)| {
-            let records = networks(self.records);
+            let records = networks(&self.recorded.records);
             let records = records.filter(|r| (r.precision, r.index) == (precision, index));
             let passes = records.flat_map(|record| &record.passes);
             let passes: Vec<_> = passes.filter(|pass| kind(&pass.phase) == phase).collect();
@@ -248,10 +250,10 @@ impl Assembly<'_> {
     }
 
     fn memory_points(&self, precision: Precision) -> Vec<MemoryPoint> {
-        let (plan, model) = (self.plan, self.request.model);
-        let records = networks(self.records).filter(|r| r.precision == precision);
+        let (plan, model) = (&self.recorded.plan, self.request.model);
+        let records = networks(&self.recorded.records).filter(|r| r.precision == precision);
         let point = |record: &NetworkRecord| {
-            let subnet = self.networks.get(&precision)?.get(record.index)?;
+            let subnet = self.recorded.networks.get(&precision)?.get(record.index)?;
             let bytes = subnet.blocks().map(|block| block.weight_bytes(model));
             let context = context_bytes(model, subnet, &plan.workload);
             Some(MemoryPoint {

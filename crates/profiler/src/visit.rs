@@ -130,10 +130,7 @@ impl PassRecord {
     /// none or the device does not tell.
     pub fn turns_us(&self, placement: Option<&Placement>) -> Vec<Vec<f64>> {
         let graphs = self.durations_ns.first().map_or(0, Vec::len);
-        let is_there = |turn: usize| match (placement, self.round_trips_ns.get(turn..=turn + 1)) {
-            (Some(placement), Some(around)) => around.iter().all(|ns| placement.holds(*ns)),
-            (None, _) | (_, None) => true,
-        };
+        let is_there = |turn: usize| placement.is_none_or(|at| self.is_in(at, turn));
         let turns = self.durations_ns.iter().enumerate();
         let turns: Vec<&Vec<u64>> = turns
             .filter(|(index, turn)| turn.len() == graphs && is_there(*index))
@@ -146,6 +143,22 @@ impl PassRecord {
         turns
             .map(|turn| turn.iter().map(|ns| *ns as f64 / 1000.0).collect())
             .collect()
+    }
+
+    /// Whether the processors were in `placement` before and after a turn; a device that does not tell
+    /// is taken to have one placement.
+    fn is_in(&self, placement: &Placement, turn: usize) -> bool {
+        let around = self.round_trips_ns.get(turn..=turn + 1);
+        around.is_none_or(|around| around.iter().all(|ns| placement.holds(*ns)))
+    }
+
+    /// Leaves the turns in `placement`, and no round trips.
+    pub fn keep(&mut self, placement: &Placement) {
+        let turns = std::mem::take(&mut self.durations_ns);
+        let turns = turns.into_iter().enumerate();
+        let there = turns.filter(|(turn, _)| self.is_in(placement, *turn));
+        self.durations_ns = there.map(|(_, turn)| turn).collect();
+        self.round_trips_ns.clear();
     }
 
     /// What says that other work ran meanwhile.

@@ -69,7 +69,11 @@ pub struct Profile {
     /// With --aa: let a busy loop run beside three in ten of the second profile's visits
     #[arg(long, requires = "aa")]
     pub hog: bool,
-    /// The table of a single device; raw samples go beside it [default: runs/MODEL-DEVICE/table.yaml]
+    /// The devices are units of one kind: each measures a part, and one table speaks for all
+    #[arg(long, conflicts_with = "aa")]
+    pub split: bool,
+    /// The table of a single device, or that of all with --split; raw samples go beside it [default:
+    /// runs/MODEL-DEVICE/table.yaml]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Go on with an unfinished profile

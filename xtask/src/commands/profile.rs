@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Context;
@@ -8,8 +9,9 @@ use lathe_arch::{ModelConfig, SearchSpace, SpaceSpec};
 use lathe_fetch::{Cache, ModelSpec};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{
-    Agent, AgentCommand, DeviceSpec, ProfilePlan, ProfileRequest, SecondProfile, TransportSpec,
-    Verdict, preflight, profile, profile_twice, unit_difference,
+    Agent, AgentCommand, DeviceSpec, ProfilePlan, ProfileRequest, SecondProfile, SplitRequest,
+    TransportSpec, UnitDifference, Verdict, preflight, profile, profile_split, profile_twice,
+    unit_difference,
 };
 use lathe_supernet::checkpoint::read_config;
 
@@ -17,6 +19,9 @@ use super::print_json;
 use crate::arguments::Profile;
 use crate::context;
 use crate::progress::Steps;
+
+/// Median difference of two units' prices beyond which they cannot share a profile.
+const MOST_APART: f64 = 0.05;
 
 pub fn run(arguments: &Profile) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
@@ -49,6 +54,9 @@ pub fn run(arguments: &Profile) -> anyhow::Result<()> {
         job.with_context(|| format!("device {}", device.name))
     });
     let jobs = jobs.collect::<anyhow::Result<Vec<Job>>>()?;
+    if arguments.split {
+        return share(arguments, &jobs, (&spec.name, &model), &plan);
+    }
     let made = measure(arguments, &jobs, (&spec.name, &model), &plan);
     let tables: Vec<&LatencyTable> = made.iter().flatten().collect();
     match (arguments.json, &tables[..]) {
@@ -102,9 +110,13 @@ fn devices(arguments: &Profile) -> anyhow::Result<Vec<DeviceSpec>> {
         "--device: two devices have the same name"
     );
     anyhow::ensure!(
-        devices.len() == 1 || arguments.out.is_none(),
+        devices.len() == 1 || arguments.out.is_none() || arguments.split,
         "--out: a file for one table, and {} devices: leave it away",
         devices.len()
+    );
+    anyhow::ensure!(
+        devices.len() > 1 || !arguments.split,
+        "--split: one device has nobody to share with: name several with --device"
     );
     Ok(devices)
 }
@@ -176,23 +188,73 @@ fn measure(
     })
 }
 
+/// Has the devices share one profile, and prints its table.
+fn share(
+    arguments: &Profile,
+    jobs: &[Job],
+    (model_name, model): (&str, &ModelConfig),
+    plan: &ProfilePlan,
+) -> anyhow::Result<()> {
+    let names: Vec<&str> = jobs.iter().map(|job| &*job.name).collect();
+    let folder = Path::new("runs").join(format!("{model_name}-{}", names.join("+")));
+    let out = arguments.out.clone();
+    let out = out.unwrap_or_else(|| folder.join("table.yaml"));
+    let units = jobs.iter().map(|job| (&job.agent, &job.conditions[..]));
+    let request = SplitRequest {
+        whole: ProfileRequest {
+            agent: &jobs[0].agent,
+            model_name,
+            model,
+            conditions: &[],
+            plan,
+            out: &out,
+            resume: arguments.resume,
+        },
+        units: &units.collect::<Vec<_>>(),
+        most_apart: MOST_APART,
+    };
+    let lines = MultiProgress::new();
+    let steps = jobs.iter().map(|job| {
+        let label = format!("{}: profiling", job.name);
+        Mutex::new((Steps::among(&lines), label))
+    });
+    let steps: Vec<_> = steps.collect();
+    let made = profile_split(&request, |unit, share, _| {
+        let mut steps = steps[unit].lock().unwrap_or_else(PoisonError::into_inner);
+        let (steps, label) = &mut *steps;
+        steps.show(label, (1000.0 * share) as usize, 1000);
+    })?;
+    drop(steps);
+    if arguments.json {
+        return print_json(&made.table);
+    }
+    print(&made.table);
+    println!("\nwrote {}", out.display());
+    for (one, other, difference) in &made.differences {
+        print_difference([names[*one], names[*other]], difference);
+    }
+    Ok(())
+}
+
 /// How far units of one kind of device differ, pair by pair.
 fn print_units(tables: &[&LatencyTable]) {
     for (index, one) in tables.iter().enumerate() {
         for other in &tables[index + 1..] {
-            let Some(difference) = unit_difference(one, other) else {
-                continue;
-            };
-            println!(
-                "{} and {} are of one kind: prices differ by {:.1} % in the median, {:.1} % in the 95th percentile, {:.1} % at most",
-                one.device.name,
-                other.device.name,
-                100.0 * difference.median,
-                100.0 * difference.p95,
-                100.0 * difference.worst
-            );
+            if let Some(difference) = unit_difference(one, other) {
+                print_difference([&one.device.name, &other.device.name], &difference);
+            }
         }
     }
+}
+
+fn print_difference([one, other]: [&str; 2], difference: &UnitDifference) {
+    println!(
+        "{one} and {other} are of one kind: {} prices differ by {:.1} % in the median, {:.1} % in the 95th percentile, {:.1} % at most",
+        difference.entries,
+        100.0 * difference.median,
+        100.0 * difference.p95,
+        100.0 * difference.worst
+    );
 }
 
 /// Says what stands out about the device before it is measured; `--strict` refuses to measure one

@@ -69,7 +69,10 @@ pub fn profile_twice(
     on_progress(1.0, "done");
     let placement = placement_of(&runs);
     let interference = runs[1].interference;
-    let [mut table, other] = runs.map(|run| run.assemble(placement));
+    let [mut table, other] = runs.map(|run| {
+        let request = run.request;
+        run.into_recorded().table_in(request, placement)
+    });
     table.protocol.repeatability = Some(Repeatability {
         interference: (second == SecondProfile::Disturbed).then_some(interference),
         ..repeatability(&table, &other)

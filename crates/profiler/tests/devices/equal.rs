@@ -16,7 +16,7 @@ use super::sshd::Sshd;
 /// link that leaked into the times would add milliseconds to microseconds.
 const LEAST_TOLERANCE: f64 = 0.10;
 
-fn model() -> ModelConfig {
+pub fn model() -> ModelConfig {
     ModelConfig {
         hidden_size: 192,
         intermediate_size: 512,

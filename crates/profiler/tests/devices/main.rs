@@ -11,5 +11,6 @@ mod agents;
 mod equal;
 mod network;
 mod short;
+mod split;
 mod ssh;
 mod sshd;
