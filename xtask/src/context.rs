@@ -170,12 +170,11 @@ fn build_agent() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A model that is ready to be cut; its calibration is kept in `folder`.
+/// A model that is ready to be cut.
 pub fn prepare(
     cache: &Cache,
     arguments: &ModelArguments,
     adapter: &AdapterArgument,
-    folder: &Path,
     steps: &mut Steps,
 ) -> anyhow::Result<lathe_compress::Prepared> {
     // A mistake in the adapter is told before the long preparation.
@@ -183,7 +182,6 @@ pub fn prepare(
     let adapter = adapter.map(Adapter::read).transpose()?;
     let spec = ModelSpec::find(&arguments.model)?;
     let text = lathe_compress::load_text(cache, arguments.text.as_deref())?;
-    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let prepared = lathe_compress::Prepared::new(
         &spec,
         cache,
@@ -194,7 +192,6 @@ pub fn prepare(
             recovery: arguments.recovery,
             adapter: adapter.as_ref(),
         },
-        folder,
         &mut |label, done, total| steps.show(label, done, total),
     )?;
     let channels = prepared.model().intermediate_size;
@@ -254,8 +251,7 @@ pub fn prepare_network(
     );
     let is_cut = matches!(&stored, Some(stored) if stored.weights.is_none());
     if is_cut || adapter.adapter.is_some() {
-        let folder = model_folder(cache, &arguments.model);
-        let prepared = prepare(cache, arguments, adapter, &folder, steps)?;
+        let prepared = prepare(cache, arguments, adapter, steps)?;
         let full = || SubnetConfig::full(prepared.model()).named(&prepared.name);
         return Ok(Network {
             config: stored.map_or_else(full, |stored| stored.config),
@@ -298,10 +294,9 @@ pub fn prepare_unpruned(
     steps: &mut Steps,
 ) -> anyhow::Result<lathe_compress::Prepared> {
     let spec = ModelSpec::find(&arguments.model)?;
-    let folder = model_folder(cache, &arguments.model);
     let text = lathe_compress::load_text(cache, arguments.text.as_deref())?;
     let progress = &mut |label: &str, done, total| steps.show(label, done, total);
-    lathe_compress::Prepared::unpruned(&spec, cache, text, &folder, progress)
+    lathe_compress::Prepared::unpruned(&spec, cache, text, progress)
 }
 
 /// A table of the model's dimensions, read before the long preparation of the model.
@@ -339,21 +334,6 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> 
     value
         .map(Some)
         .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
-}
-
-/// The folder of a model's calibration, where no run has one of its own.
-pub fn model_folder(cache: &Cache, model: &str) -> PathBuf {
-    let name: String = model
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || c == '-' {
-                c
-            } else {
-                '_'
-            }
-        })
-        .collect();
-    cache.root().join("calibration").join(name)
 }
 
 /// The folder in which a file lies.

@@ -1,7 +1,5 @@
 //! From arguments to a search problem.
 
-use std::path::Path;
-
 use lathe_arch::SpaceSpec;
 use lathe_compress::{DeviceTables, Prepared};
 use lathe_fetch::Cache;
@@ -18,14 +16,9 @@ impl ProblemArguments {
         })
     }
 
-    /// The model, ready to be cut; what that takes is kept in `folder`.
-    pub fn prepare(
-        &self,
-        cache: &Cache,
-        folder: &Path,
-        steps: &mut Steps,
-    ) -> anyhow::Result<Prepared> {
-        let mut prepared = context::prepare(cache, &self.model, &self.adapter, folder, steps)?;
+    /// The model, ready to be cut.
+    pub fn prepare(&self, cache: &Cache, steps: &mut Steps) -> anyhow::Result<Prepared> {
+        let mut prepared = context::prepare(cache, &self.model, &self.adapter, steps)?;
         prepared.choose_among(self.choices(prepared.choices()))?;
         Ok(prepared)
     }

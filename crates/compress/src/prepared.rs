@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::Adapter;
 use crate::artefact::write_json;
+use crate::kept;
 
 /// Tokens of a window: each token is scored with up to this many before it.
 pub const WINDOW_TOKENS: usize = 512;
@@ -22,7 +23,9 @@ pub const WINDOW_TOKENS: usize = 512;
 /// with 21 a network that a search had found lost 4 % more after it, with 64 less at every level.
 const DRIFT_TOKENS_PER_CHANNEL: usize = 32;
 
-/// The calibration's file in a model's folder.
+/// The folder of the cache for calibrations.
+const KEPT: &str = "calibration";
+/// The calibration's file in a folder of its own.
 const CALIBRATION: &str = "calibration.safetensors";
 
 /// Seed of the split of the text into calibration, search and test.
@@ -83,7 +86,7 @@ struct StoredOrder {
 
 impl Prepared {
     /// Loads the model of `spec`, fetching what is missing, calibrates it and orders its units.
-    /// Calibration and order are kept in `folder` for the next time.
+    /// Calibration and order are kept in `cache` for the next time.
     ///
     /// # Errors
     /// When something cannot be fetched or read.
@@ -92,7 +95,6 @@ impl Prepared {
         cache: &Cache,
         text: TextSplits,
         preparation: &Preparation<'_>,
-        folder: &Path,
         progress: Progress<'_>,
     ) -> anyhow::Result<Self> {
         progress("reading the checkpoint", 0, 1);
@@ -104,6 +106,7 @@ impl Prepared {
             calibration_windows(&text, &checkpoint.tokenizer, &checkpoint.config, tokens)?;
         adapter.map_or(Ok(()), |adapter| adapter.check_text(&windows))?;
         let origin = origin(&checkpoint.path, &windows);
+        let folder = kept::folder(&cache.root().join(KEPT), &origin)?;
         let stored = folder.join(CALIBRATION);
         // A file that cannot be used is made anew.
         let mut calibration = Calibration::load(&stored, &origin).ok().flatten();
@@ -119,7 +122,7 @@ impl Prepared {
         let seen = (&windows, &calibration);
         let order = match adapter {
             Some(adapter) => adapter.order().clone(),
-            None => order(&checkpoint, seen, importance, &origin, folder)?,
+            None => order(&checkpoint, seen, importance, &origin, &folder)?,
         };
         progress("factorising the recovery", 0, 1);
         let calibration_tokens = calibration.tokens;
@@ -145,7 +148,7 @@ impl Prepared {
                 recovery,
                 calibration_tokens,
                 origin,
-                folder: folder.to_owned(),
+                folder,
             },
         )
     }
@@ -159,7 +162,6 @@ impl Prepared {
         spec: &ModelSpec,
         cache: &Cache,
         text: TextSplits,
-        folder: &Path,
         progress: Progress<'_>,
     ) -> anyhow::Result<Self> {
         progress("reading the checkpoint", 0, 1);
@@ -176,7 +178,7 @@ impl Prepared {
                 recovery: Recovery::None,
                 calibration_tokens: 0,
                 origin: String::new(),
-                folder: folder.to_owned(),
+                folder: PathBuf::new(),
             },
         )
     }
@@ -315,15 +317,11 @@ impl Prepared {
     /// model.
     ///
     /// # Errors
-    /// When the file is gone or was made anew of something else.
+    /// When the file is gone.
     pub fn calibration(&self) -> anyhow::Result<Calibration> {
         let path = self.made.folder.join(CALIBRATION);
-        Calibration::load(&path, &self.made.origin)?.with_context(|| {
-            format!(
-                "{}: another run has replaced this calibration",
-                path.display()
-            )
-        })
+        let calibration = Calibration::load(&path, &self.made.origin)?;
+        calibration.with_context(|| format!("{}: the calibration is gone", path.display()))
     }
 
     /// Its dimensions.

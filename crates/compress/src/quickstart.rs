@@ -183,14 +183,7 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
         recovery: Recovery::LeastSquares,
         adapter: None,
     };
-    let prepared = Prepared::new(
-        job.model,
-        job.cache,
-        text,
-        &preparation,
-        job.folder,
-        progress,
-    )?;
+    let prepared = Prepared::new(job.model, job.cache, text, &preparation, progress)?;
     let table = profile_step(job, &prepared, progress)?;
     let windows = prepared.windows(Split::Search, job.effort.search_tokens)?;
     progress("running the full model on the search text", 0, 1);

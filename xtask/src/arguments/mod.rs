@@ -104,7 +104,7 @@ pub enum Command {
     #[command(after_help = "Example: cargo xtask report --study runs/study.db --out report.html")]
     Report(Report),
     /// Run all tests and print how many passed
-    #[command(after_help = "Example: cargo xtask test -- --test quickstart")]
+    #[command(after_help = "Example: cargo xtask test -- --test system healing")]
     Test(Test),
     /// Search for inputs that break a reader, with libFuzzer
     #[command(after_help = "Example: cargo xtask fuzz table --minutes 10")]

@@ -214,6 +214,9 @@ pub struct Compare {
     /// MMLU questions (cloze) that the winners answer; 0 for none
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub questions: usize,
+    /// Steps for which the winners and the best baselines of each level are healed alike; 0 for none
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub heal_steps: usize,
     /// Seed of the search
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,

@@ -1,3 +1,4 @@
+use anyhow::Context;
 use lathe_arch::Precision;
 use lathe_compress::{Compared, Comparison, Contender, LatencyObjective};
 use lathe_fetch::Cache;
@@ -17,7 +18,9 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
     let mut steps = Steps::new();
     let table = context::table_for(&cache, &arguments.model.model, &arguments.table)?;
     let (model, adapter) = (&arguments.model, &arguments.adapter);
-    let mut prepared = context::prepare(&cache, model, adapter, &arguments.out, &mut steps)?;
+    let out = &arguments.out;
+    std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    let mut prepared = context::prepare(&cache, model, adapter, &mut steps)?;
     prepared.choose_among(arguments.sizes.among(prepared.choices()))?;
     let agent = match arguments.no_measure {
         true => None,
@@ -37,6 +40,7 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
         block_tokens: arguments.block_tokens,
         test_tokens: arguments.test_tokens,
         questions: arguments.questions,
+        heal_steps: arguments.heal_steps,
         network_rounds: NETWORK_ROUNDS,
         seed: arguments.seed,
         folder: &arguments.out,
@@ -84,8 +88,8 @@ fn print(compared: &Compared, objectives: &[LatencyObjective], levels: &[f64]) {
         for &level in levels {
             println!("\n{level} of the full model's {}", objective.name());
             println!(
-                "{:<34} {:>8} {:>8} {:>11} {:>9}  {:>9} {:>9}",
-                "", "TTFT ms", "TPOT ms", "perplexity", "log ppl", "measured", "(ms)"
+                "{:<34} {:>8} {:>8} {:>11} {:>9} {:>9}  {:>9} {:>9}",
+                "", "TTFT ms", "TPOT ms", "perplexity", "log ppl", "healed", "measured", "(ms)"
             );
             for contender in compared.at(objective, level) {
                 print_contender(contender);
@@ -109,6 +113,16 @@ fn print_ratios(compared: &Compared, ours: &Contender) {
             );
         }
     }
+    let increase = |c: &Contender| Some(c.healed?.log_perplexity_increase);
+    let all = compared.at(ours.objective, ours.level).into_iter();
+    let baselines = all.filter(|c| !c.method.is_search()).filter_map(increase);
+    if let (Some(of_ours), Some(best)) = (increase(ours), baselines.reduce(f64::min)) {
+        println!(
+            "{}: {:.2} of the loss of the best baseline, all healed",
+            ours.name(),
+            of_ours / best
+        );
+    }
 }
 
 fn print_contender(contender: &Contender) {
@@ -119,13 +133,16 @@ fn print_contender(contender: &Contender) {
             m.tpot.median_us / 1000.0
         )
     });
+    let healed = contender.healed.as_ref();
+    let healed = healed.map(|healed| format!("{:>+9.3}", healed.log_perplexity_increase));
     println!(
-        "{:<34} {:>8.1} {:>8.2} {:>11.2} {:>+9.3}  {}{}",
+        "{:<34} {:>8.1} {:>8.2} {:>11.2} {:>+9.3} {:>9}  {}{}",
         contender.name(),
         contender.ttft_us / 1000.0,
         contender.tpot_us / 1000.0,
         contender.perplexity,
         contender.log_perplexity_increase,
+        healed.unwrap_or_default(),
         measured.unwrap_or_default(),
         answers(contender.accuracy.as_ref())
     );

@@ -3,6 +3,7 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
 
+use anyhow::Context;
 use lathe_compress::{SubnetProblem, write_json};
 use lathe_fetch::Cache;
 use lathe_search::{Genome, Problem, Study, StudyHeader, Trial};
@@ -22,7 +23,8 @@ pub fn run(arguments: &Objective) -> anyhow::Result<()> {
     let asked = &arguments.problem;
     let tables = asked.tables(&cache)?;
     let folder = context::folder_of(&arguments.study);
-    let prepared = asked.prepare(&cache, folder, &mut steps)?;
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let prepared = asked.prepare(&cache, &mut steps)?;
     let windows = prepared.windows(Split::Search, asked.tokens)?;
     steps.show("running the full model on the search text", 0, 1);
     let evaluator = Evaluator::new(&prepared.supernet, &windows)?;

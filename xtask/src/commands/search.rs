@@ -1,5 +1,6 @@
 use std::ops::ControlFlow;
 
+use anyhow::Context;
 use lathe_compress::{
     BlockScores, LatencyObjective, Limits, SubnetProblem, default_shares, write_json, write_yaml,
 };
@@ -37,7 +38,8 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     let asked = &arguments.problem;
     let tables = asked.tables(&cache)?;
     let folder = context::folder_of(&arguments.study);
-    let prepared = asked.prepare(&cache, folder, &mut steps)?;
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let prepared = asked.prepare(&cache, &mut steps)?;
     let mut evaluator = |tokens: usize| {
         let windows = prepared.windows(Split::Search, tokens)?;
         steps.show("running the full model on the search text", 0, 1);

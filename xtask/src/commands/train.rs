@@ -55,9 +55,8 @@ pub fn run(arguments: &Train) -> anyhow::Result<ExitCode> {
         return needs.print(training.json);
     }
     needs.check()?;
-    let folder = context::model_folder(&cache, &arguments.model.model);
     let untrained = AdapterArgument { adapter: None };
-    let mut prepared = context::prepare(&cache, &arguments.model, &untrained, &folder, &mut steps)?;
+    let mut prepared = context::prepare(&cache, &arguments.model, &untrained, &mut steps)?;
     prepared.choose_among(choices)?;
     if let Some(passages) = passages {
         prepared.train_on(passages);

@@ -1,6 +1,7 @@
 //! The search against structural pruning, at equal predicted latency and on the same text.
 
 mod drift;
+mod healed;
 mod pruning;
 mod search;
 mod winners;
@@ -18,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::artefact::{cached, write_json};
 use crate::baseline::{Baseline, Limit};
 use crate::{LatencyObjective, Prepared, Progress};
+
+pub use healed::HealedScore;
 
 /// What to compare, and with what effort.
 pub struct Comparison<'a> {
@@ -47,6 +50,8 @@ pub struct Comparison<'a> {
     pub test_tokens: usize,
     /// MMLU questions that the winners answer.
     pub questions: usize,
+    /// Steps for which the winners are healed.
+    pub heal_steps: usize,
     /// Rounds over the winners.
     pub network_rounds: usize,
     /// Seed of the search.
@@ -96,6 +101,9 @@ pub struct Contender {
     pub accuracy: Option<Accuracy>,
     /// Measured latencies, of the winners.
     pub measured: Option<NetworkLatency>,
+    /// What healing makes of the winners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healed: Option<HealedScore>,
 }
 
 /// What came out.
@@ -225,6 +233,7 @@ impl Comparison<'_> {
         };
         self.answer(&mut compared, &key, progress)?;
         self.measure(&mut compared, &key, progress)?;
+        self.heal(&mut compared, &test, progress)?;
         write_json(&self.folder.join("comparison.json"), &compared)?;
         Ok(compared)
     }
@@ -306,6 +315,7 @@ impl Comparison<'_> {
             log_perplexity_increase: score - base,
             accuracy: None,
             measured: None,
+            healed: None,
         })
     }
 }

@@ -14,7 +14,11 @@ use crate::{LatencyObjective, MmluForm, Progress, mmlu};
 
 impl Comparison<'_> {
     /// The winners of a level: the searches' and the best baseline, as published and refitted.
-    fn winners(compared: &Compared, objective: LatencyObjective, level: f64) -> Vec<usize> {
+    pub(super) fn winners(
+        compared: &Compared,
+        objective: LatencyObjective,
+        level: f64,
+    ) -> Vec<usize> {
         let best = [false, true].map(|refit| compared.best_baseline(objective, level, refit));
         let is_winner = |c: &Contender| {
             c.objective == objective

@@ -1,0 +1,127 @@
+//! Healing the winners and the best baselines alike.
+
+use lathe_arch::Precision;
+use lathe_supernet::{Parameters, TokenWindows, TrainSettings, perplexity};
+use serde::{Deserialize, Serialize};
+
+use super::{Compared, Comparison, Contender};
+use crate::artefact::{WEIGHTS, cached};
+use crate::prepared::WINDOW_TOKENS;
+use crate::training::{TrainingEvent, TrainingLength, TrainingRun};
+use crate::{Healing, Progress};
+
+/// Tokens of the validations at the beginning and at the end, of which no choice depends.
+const VALIDATION_TOKENS: usize = 1024;
+/// Steps between two states on the disk.
+const SAVE_EVERY: usize = 50;
+
+/// What healing made of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct HealedScore {
+    /// Steps, each on two windows of text.
+    pub steps: usize,
+    /// Perplexity on the text of the others.
+    pub perplexity: f64,
+    /// Its logarithm over the full model's.
+    pub log_perplexity_increase: f64,
+}
+
+impl Comparison<'_> {
+    /// Heals the winners of each level, all weights and the same steps on the same text.
+    pub(super) fn heal(
+        &self,
+        compared: &mut Compared,
+        test: &TokenWindows,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<()> {
+        if self.heal_steps == 0 {
+            return Ok(());
+        }
+        let base = compared.perplexity.ln();
+        for &objective in &self.objectives {
+            for &level in &self.levels {
+                for index in Self::winners(compared, objective, level) {
+                    let contender = &compared.contenders[index];
+                    let score = self.healed(contender, test, progress)?;
+                    compared.contenders[index].healed = Some(HealedScore {
+                        steps: self.heal_steps,
+                        perplexity: score.exp(),
+                        log_perplexity_increase: score - base,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Log-perplexity of one network after it was healed.
+    fn healed(
+        &self,
+        contender: &Contender,
+        test: &TokenWindows,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<f64> {
+        let of = (contender.objective.name(), contender.level);
+        let slug = contender.method.slug();
+        let refitted = if contender.is_refitted {
+            "-refitted"
+        } else {
+            ""
+        };
+        let name = format!("healed-{slug}{refitted}-{}-{}", of.0, of.1);
+        let key = format!(
+            "{} steps, {} {} {:?}",
+            self.heal_steps,
+            self.score_key(test),
+            contender.is_corrected,
+            contender.subnet
+        );
+        let path = self.folder.join(format!("{name}.json"));
+        cached(&path, &key, || {
+            let begin = self.weights_of(contender, progress)?;
+            let folder = tempfile::tempdir_in(self.folder)?;
+            let label = format!("healing {}", contender.name());
+            let healing = Healing {
+                prepared: self.prepared,
+                config: &contender.subnet,
+                weights: Some(begin),
+                settings: TrainSettings::default(),
+                window_tokens: WINDOW_TOKENS,
+                validation_tokens: VALIDATION_TOKENS,
+                run: TrainingRun {
+                    length: TrainingLength::Steps(self.heal_steps),
+                    save_every: SAVE_EVERY,
+                    validate_every: self.heal_steps,
+                    folder: folder.path(),
+                    resume: false,
+                    is_interrupted: &|| false,
+                },
+            };
+            healing.run(&mut |event| {
+                if let TrainingEvent::Trained { report, .. } = event {
+                    progress(&label, report.step, self.heal_steps);
+                }
+            })?;
+            let supernet = &self.prepared.supernet;
+            let weights = folder.path().join(WEIGHTS);
+            let weights = Parameters::load(&weights, supernet, &contender.subnet)?;
+            let healed = weights.subnet(supernet, &contender.subnet)?;
+            Ok(perplexity(&healed, test)?.negative_log_likelihood)
+        })
+    }
+    /// The weights that healing begins with.
+    fn weights_of(
+        &self,
+        contender: &Contender,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Parameters> {
+        let own = self.supernet_of(contender)?;
+        let supernet = own.as_ref().unwrap_or(&self.prepared.supernet);
+        // Rounded weights have no gradient: they are rounded when they are used.
+        let mut cut = supernet.cut(&contender.subnet.clone().with_precision(Precision::F32))?;
+        if contender.is_corrected {
+            cut = self.prepared.correct(cut, progress)?;
+        }
+        Ok(Parameters::of(&cut))
+    }
+}
