@@ -509,6 +509,8 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
         "256",
         "--questions",
         "0",
+        "--heal-steps",
+        "2",
         "--no-measure",
         "--out",
         &out,
@@ -527,6 +529,9 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
     assert_eq!(ours.len(), 2);
     let slowest_of_ours = ours.iter().map(latency).fold(0.0, f64::max);
     assert!(others.iter().all(|c| latency(c) >= slowest_of_ours));
+    // Both searches, and the best baseline as published and refitted.
+    let healed = contenders.iter().filter(|c| c["healed"]["steps"] == 2);
+    assert_eq!(healed.count(), 4);
     let figure = fs::read_to_string(desk.path("compare/comparison-tpot.svg")).unwrap();
     assert!(figure.starts_with("<svg") && figure.contains("ShortGPT"));
     // What is there is not made again.

@@ -3,7 +3,6 @@
 //!
 //! What is missing is installed through apt where that is allowed (Debian: a compiler with the
 //! aarch64 library, a linker, qemu); else the test says why it is skipped, which in CI it must not.
-#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,6 +1,5 @@
 //! The agent's protocol with a peer that talks nonsense, on both sides. What the two ends read is
 //! fuzzed in `tests/fuzz`; here whole programs meet it.
-#![cfg(unix)]
 
 use std::fs;
 use std::io::Write;

@@ -2,6 +2,7 @@
 //! with the adapter is what was trained, however often the training was stopped.
 
 use std::fs;
+use std::path::Path;
 
 use lathe_arch::{SearchSpace, SpaceSpec, SubnetConfig};
 use lathe_compress::{Adapter, Preparation, Prepared};
@@ -78,9 +79,9 @@ fn a_trained_sub_network_scores_after_its_export_as_in_training() {
             adapter: Some(&adapter),
         };
         let spec = ModelSpec::find(&desk.model()).unwrap();
-        let (cache, folder) = (lathe_tests::cache(), desk.path(""));
+        let cache = lathe_tests::cache();
         let progress = &mut |_: &str, _, _| {};
-        let prepared = Prepared::new(&spec, &cache, text, &preparation, &folder, progress);
+        let prepared = Prepared::new(&spec, &cache, text, &preparation, progress);
         let prepared = prepared.unwrap();
         let cut = prepared.cut(&small, &mut |_, _, _| {}).unwrap();
         let windows = prepared.windows(Split::Search, 128).unwrap();
@@ -109,6 +110,22 @@ fn a_trained_sub_network_scores_after_its_export_as_in_training() {
         let exported = desk.text(&format!("exported-{out}"));
         with(&["export", "--out", &exported, "--subnet", &subnet]);
 
+        // Healing begins where the training ended, and needs no adapter afterwards.
+        let healed = desk.text(&format!("healed-{out}"));
+        let heal =
+            "heal --steps 4 --batch-tokens 256 --window-tokens 128 --validation-tokens 128 --json";
+        let files = ["--subnet", &subnet, "--out", &healed];
+        let report = with(&[&heal.split(' ').collect::<Vec<_>>()[..], &files].concat());
+        let report: Value = serde_json::from_str(&report).unwrap();
+        let begin = report["validation_perplexity"][0].as_f64().unwrap();
+        is_near(begin, number("perplexity", 1));
+        let alone = [
+            "evaluate", "--subnet", &healed, "--model", &model, "--text", &text,
+        ];
+        desk.succeeds(&alone);
+        let twice = [&alone[..], &["--adapter", &adapter]].concat();
+        assert!(desk.fails(&twice).contains("--adapter"));
+
         // The search is one of the trained super-network: the full model's place in it is the teacher's.
         let study = desk.text(&format!("{out}.db"));
         let search = "search --evaluations 6 --tokens 128 --block-tokens 64 --json";
@@ -122,6 +139,67 @@ fn a_trained_sub_network_scores_after_its_export_as_in_training() {
         .concat();
         assert!(desk.fails(&resumed).contains("super-network"));
     }
+
+    // A comparison has its search among the trained networks, and baselines of the checkpoint.
+    let (model, text, adapter) = (desk.model(), desk.text("text.txt"), desk.text("all"));
+    let baselines = |more: &[&str], out: &str| -> Vec<Value> {
+        let out = desk.text(out);
+        let sizes = "compare --objective tpot --levels 0.9 --precision f32 --evaluations 6 --tokens 128 \
+             --block-tokens 64 --test-tokens 128 --questions 0 --no-measure --json \
+             --calibration-tokens 2048";
+        let files = [
+            "--table", &table, "--out", &out, "--model", &model, "--text", &text,
+        ];
+        let all = [
+            &sizes.split_whitespace().collect::<Vec<_>>()[..],
+            &files,
+            more,
+        ]
+        .concat();
+        let compared: Value = serde_json::from_str(&desk.succeeds(&all)).unwrap();
+        let all = compared["contenders"].as_array().unwrap().clone();
+        let (baselines, ours): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|c| c["method"]["baseline"].is_string());
+        assert_eq!(ours.len(), 1);
+        baselines
+    };
+    let trained = baselines(&["--adapter", &adapter], "compared-trained");
+    assert_eq!(trained, baselines(&[], "compared"));
+}
+
+#[test]
+fn what_a_training_takes_is_told_before_it_begins() {
+    let (desk, _) = desk();
+    let estimate = train(&desk, "out", &["--estimate", "--rank", "4"]);
+    let needs: Value = serde_json::from_str(&desk.succeeds(&as_str(&estimate))).unwrap();
+    let parts = needs["memory"].as_object().unwrap().values();
+    let sum: u64 = parts.map(|bytes| bytes.as_u64().unwrap()).sum();
+    assert_eq!(needs["total_bytes"], sum);
+    assert!(!desk.path("out").exists());
+
+    // Sizes alone say that this one is too large for any machine.
+    let large = desk.path("large");
+    fs::create_dir_all(&large).unwrap();
+    let config = Path::new(&desk.model()).join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(config).unwrap()).unwrap();
+    config["hidden_size"] = (1 << 20).into();
+    config["intermediate_size"] = (4 << 20).into();
+    fs::write(large.join("config.json"), config.to_string()).unwrap();
+    let (large, text) = (desk.text("large"), desk.text("text.txt"));
+    let message = desk.fails(&[
+        "train",
+        "--model",
+        &large,
+        "--text",
+        &text,
+        "--out",
+        &desk.text("out"),
+    ]);
+    assert!(
+        message.contains("GiB") && message.contains("--rank"),
+        "{message}"
+    );
 }
 
 #[cfg(unix)]
