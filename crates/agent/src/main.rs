@@ -9,7 +9,7 @@ use lathe_agent::{Answer, Failed, Hello, Job, MAX_LINE_BYTES, PROTOCOL_VERSION, 
 
 mod device;
 
-use device::{Kept, Runtime};
+use device::{Kept, Provider, Runtime};
 
 /// Runs ONNX models on this device for Lathe: jobs come in as JSON lines, answers go out.
 #[derive(Parser)]
@@ -21,6 +21,9 @@ struct Arguments {
     /// Processors to run on; any when absent.
     #[arg(long, value_delimiter = ',', value_name = "N,N")]
     affinity: Vec<usize>,
+    /// What runs the operators.
+    #[arg(long, value_enum, default_value = "cpu")]
+    execution_provider: Provider,
     /// Most memory for data; any when absent.
     #[arg(long, value_name = "MIB")]
     memory_cap_mib: Option<u64>,
@@ -57,6 +60,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<Runtime> {
     let runtime = builder.with_name("lathe").with_telemetry(false).build();
     let runtime = runtime.map_err(|error| unloadable(error.to_string()))?;
     runtime.set_log_level(ort::logging::LogLevel::Error);
+    arguments.execution_provider.check()?;
     say(&Answer::Hello(Hello {
         protocol: PROTOCOL_VERSION,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -66,7 +70,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<Runtime> {
         processors,
         is_emulated: device::is_emulated(),
     }))?;
-    Runtime::bound(runtime)
+    Runtime::bound(runtime, arguments.execution_provider)
 }
 
 /// Serves requests until the input ends.

@@ -31,6 +31,15 @@ fn names_that_do_not_exist_are_answered_with_those_that_do() {
         let message = desk.fails(&["profile", "--device", devices[0], "--device", devices[1]]);
         assert!(message.contains(word), "{message}");
     }
+    // The fetched runtime for this machine has its own kernels alone.
+    let other = desk.text("other.yaml");
+    let spec = "name: other\ntransport: local\nexecution_provider: xnnpack\n";
+    fs::write(&other, spec).unwrap();
+    let message = desk.fails(&["profile", "--device", &other]);
+    assert!(
+        message.contains("XnnpackExecutionProvider") && message.contains("ort_lib"),
+        "{message}"
+    );
     let phones = [
         "profile", "--device", "pixel-8", "--device", "local", "--out",
     ];

@@ -9,6 +9,7 @@ mod inspect;
 mod limits;
 mod measure;
 mod memory;
+mod provider;
 mod round_trip;
 mod session;
 
@@ -19,6 +20,7 @@ pub use inspect::{inspect, is_emulated};
 pub use limits::{end_with_reader, limit_memory};
 pub use measure::{Kept, measure};
 pub use memory::memory;
+pub use provider::Provider;
 pub use round_trip::round_trip;
 pub use session::optimize;
 
@@ -28,6 +30,8 @@ use ort::environment::Environment;
 pub struct Runtime {
     /// ONNX Runtime.
     pub environment: Environment,
+    /// What runs the operators.
+    pub provider: Provider,
     /// Processors that threads are bound to, one each; empty where the system binds none.
     pub processors: Vec<usize>,
 }
@@ -38,9 +42,10 @@ impl Runtime {
     ///
     /// # Errors
     /// When the system does not grant that.
-    pub fn bound(environment: Environment) -> anyhow::Result<Self> {
+    pub fn bound(environment: Environment, provider: Provider) -> anyhow::Result<Self> {
         let runtime = Self {
             environment,
+            provider,
             processors: affinity::allowed(),
         };
         affinity::bind(runtime.first())?;

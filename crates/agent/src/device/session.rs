@@ -49,6 +49,7 @@ fn builder(
         // Threads spin inside a run, as in production, but never into the next measurement.
         .with_config_entry("session.force_spinning_stop", "1")
         .map_err(text)?;
+    let builder = runtime.provider.set(builder, config.threads)?;
     let others = worker_processors(&runtime.processors, config.threads);
     if others.is_empty() {
         return Ok(builder);

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::transport::{Launch, OnSending, Process, Transport, transport_to};
-use crate::{DeviceSpec, ProfilerError};
+use crate::{DeviceSpec, ExecutionProvider, ProfilerError};
 
 /// The way to a device. Clones share one connection, which ends with the last of them.
 #[derive(Debug, Clone)]
@@ -100,6 +100,10 @@ fn arguments(device: &DeviceSpec) -> Vec<String> {
     if !device.affinity.is_empty() {
         let processors: Vec<String> = device.affinity.iter().map(usize::to_string).collect();
         arguments.extend(["--affinity".to_owned(), processors.join(",")]);
+    }
+    if device.execution_provider != ExecutionProvider::Cpu {
+        let name = device.execution_provider.name();
+        arguments.extend(["--execution-provider".to_owned(), name.to_owned()]);
     }
     if let Some(cap_mib) = device.memory_cap_mib {
         arguments.extend(["--memory-cap-mib".to_owned(), cap_mib.to_string()]);

@@ -1,13 +1,16 @@
 use lathe_agent::{Hello, Inspection};
 use lathe_latency::{DeviceFingerprint, RuntimeFingerprint};
 
-use super::DeviceSpec;
+use super::{DeviceSpec, ExecutionProvider};
 
 /// Taken when the device does not tell the size of its last-level cache.
 const DEFAULT_CACHE_BYTES: u64 = 32 << 20;
 
-/// What the agent sets beyond the runtime's defaults where threads can be bound.
+/// What the agent sets beyond the runtime's defaults.
 const SPINNING: (&str, &str) = ("session.force_spinning_stop", "1");
+/// Where another execution provider has threads of its own.
+const RESTING: (&str, &str) = ("session.intra_op.allow_spinning", "0");
+/// Where threads can be bound.
 const BOUND: (&str, &str) = ("session.intra_op_thread_affinities", "one processor each");
 
 /// What makes measurements comparable, as the device itself says.
@@ -31,7 +34,12 @@ impl Fingerprints {
         let first = spec.affinity.first().copied().unwrap_or(0);
         let core = inspection.cores.iter().find(|core| core.id == first);
         let binds = matches!(hello.os.as_str(), "linux" | "android");
-        let options = [Some(SPINNING), Some(BOUND).filter(|_| binds)];
+        let is_cpu = spec.execution_provider == ExecutionProvider::Cpu;
+        let options = [
+            Some(SPINNING),
+            Some(RESTING).filter(|_| !is_cpu),
+            Some(BOUND).filter(|_| binds),
+        ];
         let options = options.into_iter().flatten();
         Self {
             device: DeviceFingerprint {

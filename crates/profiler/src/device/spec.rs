@@ -119,6 +119,10 @@ pub enum ExecutionProvider {
     /// ONNX Runtime's own kernels.
     #[default]
     Cpu,
+    /// XNNPACK's kernels where it has them, in a runtime that was built with it.
+    Xnnpack,
+    /// Android's Neural Networks API where it can, likewise.
+    Nnapi,
 }
 
 /// When a device is cool enough.
@@ -149,6 +153,17 @@ impl ExecutionProvider {
     pub fn runtime_name(self) -> &'static str {
         match self {
             Self::Cpu => "CPUExecutionProvider",
+            Self::Xnnpack => "XnnpackExecutionProvider",
+            Self::Nnapi => "NnapiExecutionProvider",
+        }
+    }
+
+    /// Its name in a device's file and on the agent's command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Xnnpack => "xnnpack",
+            Self::Nnapi => "nnapi",
         }
     }
 }
