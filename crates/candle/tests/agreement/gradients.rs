@@ -9,8 +9,8 @@ use lathe_supernet::{LoraSettings, Parameters, Supernet, Target, TrainSettings, 
 
 /// The same sums in another order.
 const F32: f64 = 1e-3;
-/// Weights, activations and their gradients of 8 bits.
-const BF16: f64 = 5e-2;
+/// Weights, activations and their gradients of 8 bits: of a random model's whole gradient up to 0.09.
+const BF16: f64 = 0.15;
 
 fn settings(lora: bool, distill_share: f32, temperature: f32) -> TrainSettings {
     TrainSettings {
@@ -92,7 +92,7 @@ fn gradients_are_those_of_the_own_engine() {
                 let [_, worst] = differences(&supernet, &path, &settings, Dtype::F32);
                 assert!(worst < F32, "{case}: {worst}");
                 let [whole, _] = differences(&supernet, &path, &settings, Dtype::Bf16);
-                eprintln!("{case}, {worst:.2e} bf16: {whole:.4}");
+                assert!(whole < BF16, "{case}, bf16: {whole}");
             }
         }
     }
