@@ -44,3 +44,25 @@ impl EngineArguments {
         unreachable!("a program without candle has refused it")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(engine: EngineName, dtype: Dtype) -> String {
+        let refused = EngineArguments { engine, dtype }.check();
+        refused
+            .err()
+            .map_or(String::new(), |error| error.to_string())
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_with_the_remedy() {
+        assert_eq!(refusal(EngineName::Cpu, Dtype::F32), "");
+        let message = refusal(EngineName::Cpu, Dtype::Bf16);
+        assert!(message.contains("--engine candle"), "{message}");
+        let message = refusal(EngineName::Candle, Dtype::Bf16);
+        let is_built = cfg!(feature = "candle");
+        assert_eq!(message.contains("--features candle-cuda"), !is_built);
+    }
+}
