@@ -7,6 +7,7 @@ use clap::Parser;
 mod arguments;
 mod commands;
 mod context;
+mod engine;
 mod interrupt;
 mod method;
 mod problem;

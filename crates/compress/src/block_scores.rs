@@ -48,7 +48,7 @@ impl Problem for OneBlock<'_> {
     fn evaluate(&mut self, trial: &Trial) -> Result<Vec<f64>, SupernetError> {
         let config = self.problem.search_space().decode(&trial.genome)?;
         let subnet = self.evaluator.supernet().cut(&config)?;
-        Ok(vec![divergence(self.evaluator, &subnet)])
+        Ok(vec![divergence(self.evaluator, &subnet)?])
     }
 }
 

@@ -57,7 +57,7 @@ impl<'a> Finals<'a> {
             progress("scoring the best on more text", done, found.len());
             let subnet = space.decode(&evaluation.genome)?;
             let cut = self.prepared.supernet.cut(&subnet)?;
-            scored.push((divergence(&self.evaluator, &cut), subnet));
+            scored.push((divergence(&self.evaluator, &cut)?, subnet));
         }
         scored.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut best: Option<(f64, Subnet<'a>)> = None;
@@ -86,6 +86,6 @@ impl<'a> Finals<'a> {
         progress: Progress<'_>,
     ) -> anyhow::Result<(f64, Subnet<'a>)> {
         let cut = self.prepared.cut(subnet, progress)?;
-        Ok((divergence(&self.evaluator, &cut), cut))
+        Ok((divergence(&self.evaluator, &cut)?, cut))
     }
 }

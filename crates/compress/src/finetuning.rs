@@ -1,9 +1,11 @@
 //! Fine-tuning the super-network: the weights that all sub-networks share learn, through a few of them a
 //! step, to answer as the full model does.
 
+use std::sync::Arc;
+
 use lathe_arch::SubnetConfig;
 use lathe_supernet::{
-    Evaluator, Split, StepReport, SupernetError, TokenWindows, TrainSettings, Trainer,
+    Engine, Evaluator, Split, StepReport, SupernetError, TokenWindows, TrainSettings, Trainer,
 };
 use serde::Serialize;
 
@@ -17,6 +19,8 @@ pub struct Finetuning<'a> {
     pub prepared: &'a Prepared,
     /// Which sub-networks a step is made on.
     pub sampler: &'a Sampler,
+    /// What computes.
+    pub engine: Arc<dyn Engine + 'a>,
     /// How they are trained; the number of steps follows from the run's length.
     pub settings: TrainSettings,
     /// Tokens of a window of text.
@@ -66,7 +70,7 @@ impl Finetuning<'_> {
         watch(TrainingEvent::Preparing("scoring the full model", 0, 1));
         let mut drawn = Drawn {
             sampler: self.sampler,
-            evaluator: Evaluator::new(&self.prepared.supernet, &held_out)?,
+            evaluator: Evaluator::on(self.engine.clone(), &self.prepared.supernet, &held_out)?,
             yardsticks: self.sampler.yardsticks()?,
         };
         let (is_interrupted, validated) = self.run.train(&mut trainer, &mut drawn, watch)?;
@@ -93,10 +97,11 @@ impl Finetuning<'_> {
         settings: &TrainSettings,
     ) -> Result<Trainer<'_>, SupernetError> {
         let supernet = &self.prepared.supernet;
-        match self.run.resume {
+        let trainer = match self.run.resume {
             true => Trainer::resume_of_supernet(&self.run.state(), supernet, text, settings),
             false => Trainer::of_supernet(supernet, text, settings.clone()),
-        }
+        };
+        Ok(trainer?.on(self.engine.clone()))
     }
 }
 
@@ -118,10 +123,8 @@ impl<'a> Task<'a> for Drawn<'_> {
         let networks = self.yardsticks.iter();
         let networks = networks.map(|(name, config)| {
             let weights = trainer.weights_of(config)?;
-            let quality = self
-                .evaluator
-                .perplexity_and_kl(&weights.subnet(supernet, config)?);
-            Ok((Some(*name), quality))
+            let subnet = weights.subnet(supernet, config)?;
+            Ok((Some(*name), self.evaluator.perplexity_and_kl(&subnet)?))
         });
         networks.collect()
     }

@@ -1,8 +1,10 @@
 //! Healing one sub-network: its own weights learn to answer as the full model does.
 
+use std::sync::Arc;
+
 use lathe_arch::{Precision, SubnetConfig};
 use lathe_supernet::{
-    Evaluator, Parameters, Split, StepReport, TokenWindows, TrainSettings, Trainer,
+    Engine, Evaluator, Parameters, Split, StepReport, TokenWindows, TrainSettings, Trainer,
 };
 use serde::Serialize;
 
@@ -19,6 +21,8 @@ pub struct Healing<'a> {
     pub config: &'a SubnetConfig,
     /// Its weights to begin with, in f32; those of an unfinished training are in the folder.
     pub weights: Option<Parameters>,
+    /// What computes.
+    pub engine: Arc<dyn Engine + 'a>,
     /// How it is trained; the number of steps follows from `length`.
     pub settings: TrainSettings,
     /// Tokens of a window of text.
@@ -67,7 +71,7 @@ impl Healing<'_> {
         let mut trainer = self.trainer(weights, &text)?;
         watch(TrainingEvent::Preparing("scoring the full model", 0, 1));
         let supernet = &self.prepared.supernet;
-        let mut alone = Alone(Evaluator::new(supernet, &held_out)?);
+        let mut alone = Alone(Evaluator::on(self.engine.clone(), supernet, &held_out)?);
         let (is_interrupted, validated) = self.run.train(&mut trainer, &mut alone, watch)?;
         if !is_interrupted {
             let weights = self.run.folder.join(WEIGHTS);
@@ -102,13 +106,14 @@ impl Healing<'_> {
             steps: self.run.length.steps(),
             ..self.settings.clone()
         };
-        match weights.filter(|_| !self.run.resume) {
-            Some(weights) => Ok(Trainer::new(supernet, &config, weights, text, settings)?),
+        let trainer = match weights.filter(|_| !self.run.resume) {
+            Some(weights) => Trainer::new(supernet, &config, weights, text, settings)?,
             None => {
                 let path = self.run.state();
-                Ok(Trainer::resume(&path, supernet, &config, text, &settings)?)
+                Trainer::resume(&path, supernet, &config, text, &settings)?
             }
-        }
+        };
+        Ok(trainer.on(self.engine.clone()))
     }
 }
 
@@ -121,7 +126,7 @@ impl<'a> Task<'a> for Alone<'_> {
     }
 
     fn validate(&mut self, trainer: &mut Trainer<'a>) -> anyhow::Result<Vec<Validation>> {
-        let quality = self.0.perplexity_and_kl(&trainer.subnet()?);
+        let quality = self.0.perplexity_and_kl(&trainer.subnet()?)?;
         Ok(vec![(None, quality)])
     }
 }

@@ -285,7 +285,7 @@ impl Problem for SubnetProblem<'_> {
         let subnet = evaluator.supernet().cut(&config)?;
         let latencies = self.devices.iter();
         let latencies = latencies.map(|device| device.latency_us(self.objective, &trial.genome));
-        Ok(latencies.chain([divergence(evaluator, &subnet)]).collect())
+        Ok(latencies.chain([divergence(evaluator, &subnet)?]).collect())
     }
 }
 
@@ -308,9 +308,12 @@ const EXCERPT: usize = 80;
 
 /// KL divergence of a sub-network from the full model in nats, at most [`MAX_DIVERGENCE`]: beyond it
 /// one is as useless as any other, and infinity or NaN would stop a search.
-pub(crate) fn divergence(evaluator: &Evaluator<'_>, subnet: &Subnet<'_>) -> f64 {
-    let divergence = evaluator.perplexity_and_kl(subnet).kl_divergence;
-    divergence.map_or(MAX_DIVERGENCE, capped)
+pub(crate) fn divergence(
+    evaluator: &Evaluator<'_>,
+    subnet: &Subnet<'_>,
+) -> Result<f64, SupernetError> {
+    let divergence = evaluator.perplexity_and_kl(subnet)?.kl_divergence;
+    Ok(divergence.map_or(MAX_DIVERGENCE, capped))
 }
 
 /// NaN counts as the most.

@@ -12,10 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::SupernetError;
 use crate::checkpoint::Tokenizer;
 use crate::cut::Subnet;
-use crate::engine::forward;
-use crate::engine::head;
-use crate::engine::rope::RopeTable;
+use crate::engine::{Cpu, forward};
 use crate::evaluate::check_tokens;
+use crate::network::{Engine, Network};
 
 /// Tokens run together, padding included.
 const BATCH_TOKENS: usize = 2048;
@@ -146,9 +145,24 @@ impl QuestionSet {
         subnet: &Subnet<'_>,
         on_progress: impl FnMut(usize, usize),
     ) -> Result<ChoiceQuality, SupernetError> {
+        self.score_on(&Cpu::new(subnet.supernet()), subnet, on_progress)
+    }
+
+    /// The same, on another engine.
+    ///
+    /// # Errors
+    /// As for [`Self::score`]; also when the engine fails.
+    pub fn score_on(
+        &self,
+        engine: &dyn Engine,
+        subnet: &Subnet<'_>,
+        on_progress: impl FnMut(usize, usize),
+    ) -> Result<ChoiceQuality, SupernetError> {
+        let ready = engine.network(subnet)?;
+        let network = (subnet, &*ready);
         let choices = self.questions.iter().flat_map(|question| &question.choices);
         let mut scores =
-            log_likelihoods(subnet, &choices.collect::<Vec<_>>(), on_progress)?.into_iter();
+            log_likelihoods(network, &choices.collect::<Vec<_>>(), on_progress)?.into_iter();
         let of = |question: &Encoded| scores.by_ref().take(question.choices.len()).collect();
         let log_likelihoods: Vec<Vec<f64>> = self.questions.iter().map(of).collect();
         let answers = self.questions.iter().zip(&log_likelihoods);
@@ -256,13 +270,13 @@ fn encode(
 
 /// The log-likelihood of each choice. Choices that are fed the same tokens are run once.
 fn log_likelihoods(
-    subnet: &Subnet<'_>,
+    network: (&Subnet<'_>, &dyn Network),
     choices: &[&EncodedChoice],
     mut on_progress: impl FnMut(usize, usize),
 ) -> Result<Vec<f64>, SupernetError> {
     let mut by_inputs: BTreeMap<(usize, &[u32]), Vec<usize>> = BTreeMap::new();
     for (index, choice) in choices.iter().enumerate() {
-        let supernet = subnet.supernet();
+        let supernet = network.0.supernet();
         check_tokens(supernet, &choice.inputs, choice.inputs.len())?;
         check_tokens(supernet, &choice.targets, 0)?;
         // Longest first: the first of a batch says how far the others are padded.
@@ -273,16 +287,14 @@ fn log_likelihoods(
         .into_iter()
         .map(|((_, inputs), indices)| (inputs, indices))
         .collect();
-    let longest = runs.first().map_or(0, |(inputs, _)| inputs.len());
     let total: usize = runs.iter().map(|(inputs, _)| inputs.len()).sum();
-    let rope = RopeTable::new(subnet.supernet().model(), longest);
     let mut scores = vec![0.0; choices.len()];
     let (mut rest, mut done) = (runs.as_slice(), 0);
     while let Some((first, _)) = rest.first() {
         let seq_len = first.len().max(1);
         let (batch, others) = rest.split_at((BATCH_TOKENS / seq_len).clamp(1, rest.len()));
         rest = others;
-        score_batch(subnet, batch, seq_len, &rope, choices, &mut scores);
+        score_batch(network, batch, seq_len, choices, &mut scores)?;
         done += batch.iter().map(|(inputs, _)| inputs.len()).sum::<usize>();
         on_progress(done, total);
     }
@@ -290,40 +302,35 @@ fn log_likelihoods(
 }
 
 fn score_batch(
-    subnet: &Subnet<'_>,
+    (subnet, network): (&Subnet<'_>, &dyn Network),
     batch: &[(&[u32], Vec<usize>)],
     seq_len: usize,
-    rope: &RopeTable,
     choices: &[&EncodedChoice],
     scores: &mut [f64],
-) {
-    let model = subnet.supernet().model();
-    let hidden = model.hidden_size;
+) -> Result<(), SupernetError> {
+    let hidden = subnet.supernet().model().hidden_size;
     // Padding stands behind the text, where causal attention does not see it.
     let mut tokens = Vec::with_capacity(batch.len() * seq_len);
     for (at, (inputs, _)) in batch.iter().enumerate() {
         tokens.extend_from_slice(inputs);
         tokens.resize((at + 1) * seq_len, 0);
     }
-    let mut x = forward::embed(subnet, &tokens);
-    for layer in 0..model.num_hidden_layers {
-        forward::layer(subnet, layer, &mut x, seq_len, rope);
-    }
+    let normed = network.run_from(0, forward::embed(subnet, &tokens), seq_len, None)?;
     let (mut rows, mut targets, mut owners) = (Vec::new(), Vec::new(), Vec::new());
     for (at, (inputs, indices)) in batch.iter().enumerate() {
         for &index in indices {
             let scored = &choices[index].targets;
             let first = at * seq_len + inputs.len() - scored.len();
-            rows.extend_from_slice(&x[first * hidden..][..scored.len() * hidden]);
+            rows.extend_from_slice(&normed[first * hidden..][..scored.len() * hidden]);
             targets.extend_from_slice(scored);
             owners.extend(std::iter::repeat_n(index, scored.len()));
         }
     }
-    let normed = head::final_norm(subnet, &rows);
-    let losses = head::negative_log_likelihood(subnet, &normed, &targets);
+    let losses = network.losses(&rows, &targets)?;
     for (owner, loss) in owners.into_iter().zip(losses) {
         scores[owner] -= f64::from(loss);
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -116,6 +116,14 @@ pub enum SupernetError {
         /// `max_position_embeddings`.
         context: usize,
     },
+    /// What runs networks failed.
+    #[error("the {engine} engine: {message}")]
+    Engine {
+        /// Its name.
+        engine: &'static str,
+        /// What it said.
+        message: String,
+    },
     /// A question has no right choice.
     #[error("question {number}: the answer is choice {answer} (from 0) of {choices}")]
     Question {

@@ -8,9 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::SupernetError;
 use crate::cut::Subnet;
-use crate::engine::forward;
-use crate::engine::head;
-use crate::engine::rope::RopeTable;
+use crate::engine::{Cpu, forward};
+use crate::network::{Engine, Network};
 use crate::prefix::{Recent, Stream, Trail};
 use crate::supernet::Supernet;
 use crate::text::{Batch, TokenWindows};
@@ -41,25 +40,25 @@ struct Scores {
 }
 
 impl Scores {
-    /// Takes in one batch: last hidden states after the final norm, of the sub-network and of its
+    /// Takes in one batch: last hidden states after the final norm, of the network and of its
     /// teacher.
     fn add(
         &mut self,
-        subnet: &Subnet<'_>,
+        network: &dyn Network,
         normed: &[f32],
-        teacher: Option<(&Subnet<'_>, &[f32])>,
+        of_teacher: Option<&[f32]>,
         targets: &[u32],
-    ) {
-        let Some((teacher, of_teacher)) = teacher else {
-            let losses = head::negative_log_likelihood(subnet, normed, targets);
-            self.losses.extend(losses);
-            return;
+    ) -> Result<(), SupernetError> {
+        let Some(of_teacher) = of_teacher else {
+            self.losses.extend(network.losses(normed, targets)?);
+            return Ok(());
         };
-        let scores = head::divergence_and_loss([teacher, subnet], [of_teacher, normed], targets);
+        let scores = network.scores(normed, of_teacher, targets)?;
         let divergences = scores.iter().map(|score| f64::from(score.kl_divergence));
         *self.divergence.get_or_insert_default() += divergences.sum::<f64>();
         let losses = scores.iter().map(|score| score.negative_log_likelihood);
         self.losses.extend(losses);
+        Ok(())
     }
 
     fn finish(&self) -> Quality {
@@ -91,7 +90,7 @@ impl Quality {
 /// that has most layers in common with it; one that is corrected for drift is run whole.
 pub struct Evaluator<'a> {
     supernet: &'a Supernet,
-    rope: RopeTable,
+    engine: Arc<dyn Engine + 'a>,
     seq_len: usize,
     batches: Vec<Batch>,
     teacher: Trail,
@@ -107,7 +106,7 @@ pub struct Evaluator<'a> {
 /// # Errors
 /// When a token lies outside the vocabulary or a window is longer than the context.
 pub fn perplexity(subnet: &Subnet<'_>, windows: &TokenWindows) -> Result<Quality, SupernetError> {
-    score_once(subnet, None, windows)
+    perplexity_on(&Cpu::new(subnet.supernet()), subnet, windows)
 }
 
 /// Perplexity and KL divergence from the full model, without anything kept for the next.
@@ -118,30 +117,54 @@ pub fn perplexity_and_kl(
     subnet: &Subnet<'_>,
     windows: &TokenWindows,
 ) -> Result<Quality, SupernetError> {
-    score_once(subnet, Some(&subnet.supernet().teacher()), windows)
+    perplexity_and_kl_on(&Cpu::new(subnet.supernet()), subnet, windows)
+}
+
+/// The same as [`perplexity`], on another engine.
+///
+/// # Errors
+/// As for [`perplexity`]; also when the engine fails.
+pub fn perplexity_on(
+    engine: &dyn Engine,
+    subnet: &Subnet<'_>,
+    windows: &TokenWindows,
+) -> Result<Quality, SupernetError> {
+    score_once(engine, subnet, None, windows)
+}
+
+/// The same as [`perplexity_and_kl`], on another engine.
+///
+/// # Errors
+/// As for [`perplexity_on`].
+pub fn perplexity_and_kl_on(
+    engine: &dyn Engine,
+    subnet: &Subnet<'_>,
+    windows: &TokenWindows,
+) -> Result<Quality, SupernetError> {
+    let teacher = subnet.supernet().teacher();
+    let of_teacher = engine.teacher()?;
+    score_once(engine, subnet, Some((&teacher, &*of_teacher)), windows)
 }
 
 fn score_once(
+    engine: &dyn Engine,
     subnet: &Subnet<'_>,
-    teacher: Option<&Subnet<'_>>,
+    teacher: Option<(&Subnet<'_>, &dyn Network)>,
     windows: &TokenWindows,
 ) -> Result<Quality, SupernetError> {
-    let (supernet, seq_len) = (subnet.supernet(), windows.window_len());
-    check_tokens(supernet, windows.tokens(), seq_len)?;
-    let rope = RopeTable::new(supernet.model(), seq_len);
-    let last_hidden = |subnet: &Subnet<'_>, batch: &Batch| {
-        let mut x = forward::embed(subnet, &batch.inputs);
-        for layer in 0..supernet.model().num_hidden_layers {
-            forward::layer(subnet, layer, &mut x, seq_len, &rope);
-        }
-        head::final_norm(subnet, &x)
-    };
+    let seq_len = windows.window_len();
+    check_tokens(subnet.supernet(), windows.tokens(), seq_len)?;
+    let network = engine.network(subnet)?;
     let mut scores = Scores::default();
     for batch in windows.batches(BATCH_TOKENS) {
-        let normed = last_hidden(subnet, &batch);
-        let of_teacher = teacher.map(|teacher| (teacher, last_hidden(teacher, &batch)));
-        let teacher = of_teacher.as_ref().map(|(net, normed)| (*net, &normed[..]));
-        scores.add(subnet, &normed, teacher, &batch.targets);
+        let last_hidden = |subnet: &Subnet<'_>, network: &dyn Network| {
+            let embedded = forward::embed(subnet, &batch.inputs);
+            network.run_from(0, embedded, seq_len, None)
+        };
+        let normed = last_hidden(subnet, &*network)?;
+        let of_teacher = teacher.map(|(subnet, network)| last_hidden(subnet, network));
+        let of_teacher = of_teacher.transpose()?;
+        scores.add(&*network, &normed, of_teacher.as_deref(), &batch.targets)?;
     }
     Ok(scores.finish())
 }
@@ -152,11 +175,23 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// When a token lies outside the vocabulary or a window is longer than the context.
     pub fn new(supernet: &'a Supernet, windows: &TokenWindows) -> Result<Self, SupernetError> {
+        Self::on(Arc::new(Cpu::new(supernet)), supernet, windows)
+    }
+
+    /// The same, on another engine for networks of `supernet`.
+    ///
+    /// # Errors
+    /// As for [`Self::new`]; also when the engine fails.
+    pub fn on(
+        engine: Arc<dyn Engine + 'a>,
+        supernet: &'a Supernet,
+        windows: &TokenWindows,
+    ) -> Result<Self, SupernetError> {
         check_tokens(supernet, windows.tokens(), windows.window_len())?;
         let full = supernet.teacher();
         let mut evaluator = Self {
             supernet,
-            rope: RopeTable::new(supernet.model(), windows.window_len()),
+            engine: engine.clone(),
             seq_len: windows.window_len(),
             batches: windows.batches(BATCH_TOKENS).collect(),
             teacher: Trail::new(full.config(), Vec::new()),
@@ -164,9 +199,10 @@ impl<'a> Evaluator<'a> {
             recent: Mutex::default(),
             layers_run: AtomicU64::new(0),
         };
+        let network = engine.teacher()?;
         for batch in &evaluator.batches {
             let embedded = Arc::new(forward::embed(&full, &batch.inputs));
-            let (streams, normed) = evaluator.run_from(&full, vec![embedded]);
+            let (streams, normed) = evaluator.run_from(&*network, vec![embedded])?;
             evaluator.teacher.streams.push(streams);
             evaluator.teacher_normed.push(normed);
         }
@@ -189,30 +225,40 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Perplexity alone.
-    pub fn perplexity(&self, subnet: &Subnet<'_>) -> Quality {
+    ///
+    /// # Errors
+    /// When the engine fails, which this crate's own does not.
+    pub fn perplexity(&self, subnet: &Subnet<'_>) -> Result<Quality, SupernetError> {
         self.score(subnet, false)
     }
 
     /// Perplexity and KL divergence from the full model.
-    pub fn perplexity_and_kl(&self, subnet: &Subnet<'_>) -> Quality {
+    ///
+    /// # Errors
+    /// As for [`Self::perplexity`].
+    pub fn perplexity_and_kl(&self, subnet: &Subnet<'_>) -> Result<Quality, SupernetError> {
         self.score(subnet, true)
     }
 
-    fn score(&self, subnet: &Subnet<'_>, with_kl: bool) -> Quality {
-        let teacher = self.supernet.teacher();
+    fn score(&self, subnet: &Subnet<'_>, with_kl: bool) -> Result<Quality, SupernetError> {
+        let network = self.engine.network(subnet)?;
         let mut scores = Scores::default();
-        let outputs = self.run(subnet);
+        let outputs = self.run(subnet, &*network)?;
         let outputs = self.batches.iter().zip(&self.teacher_normed).zip(outputs);
         for ((batch, teacher_normed), normed) in outputs {
-            let teacher = with_kl.then_some((&teacher, &teacher_normed[..]));
-            scores.add(subnet, &normed, teacher, &batch.targets);
+            let of_teacher = with_kl.then_some(&teacher_normed[..]);
+            scores.add(&*network, &normed, of_teacher, &batch.targets)?;
         }
-        scores.finish()
+        Ok(scores.finish())
     }
 
     /// The sub-network's last hidden states after the final norm, for each batch
     /// `[tokens, hidden]`.
-    fn run(&self, subnet: &Subnet<'_>) -> Vec<Vec<f32>> {
+    fn run(
+        &self,
+        subnet: &Subnet<'_>,
+        network: &dyn Network,
+    ) -> Result<Vec<Vec<f32>>, SupernetError> {
         let config = subnet.config();
         let layers = config.layers.len();
         // Where the super-network was trained, none of its networks is the teacher.
@@ -221,7 +267,7 @@ impl<'a> Evaluator<'a> {
             false => self.teacher.common_layers(config),
         };
         if of_teacher == layers && !subnet.is_trained() {
-            return self.teacher_normed.clone();
+            return Ok(self.teacher_normed.clone());
         }
         // Streams are known by the choices that gave them.
         let known = match subnet.is_only_cut() {
@@ -229,18 +275,18 @@ impl<'a> Evaluator<'a> {
             false => vec![Vec::new(); self.batches.len()],
         };
         let batches = self.batches.iter().zip(known);
-        let (streams, outputs) = batches
-            .map(|(batch, mut known)| {
-                if known.is_empty() {
-                    known.push(Arc::new(forward::embed(subnet, &batch.inputs)));
-                }
-                self.run_from(subnet, known)
-            })
-            .unzip();
+        let runs = batches.map(|(batch, mut known)| {
+            if known.is_empty() {
+                known.push(Arc::new(forward::embed(subnet, &batch.inputs)));
+            }
+            self.run_from(network, known)
+        });
+        let runs: Vec<_> = runs.collect::<Result<_, _>>()?;
+        let (streams, outputs) = runs.into_iter().unzip();
         if subnet.is_only_cut() {
             self.recent().keep(Trail::new(config, streams));
         }
-        outputs
+        Ok(outputs)
     }
 
     fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
@@ -266,22 +312,21 @@ impl<'a> Evaluator<'a> {
             .collect()
     }
 
-    /// Runs a sub-network from the last of its known streams on. Returns the streams before all
-    /// its layers, and its last hidden states after the final norm.
-    fn run_from(&self, subnet: &Subnet<'_>, mut streams: Vec<Stream>) -> (Vec<Stream>, Vec<f32>) {
+    /// Runs a network from the last of its known streams on. Returns the streams before all its
+    /// layers, and its last hidden states after the final norm.
+    fn run_from(
+        &self,
+        network: &dyn Network,
+        mut streams: Vec<Stream>,
+    ) -> Result<(Vec<Stream>, Vec<f32>), SupernetError> {
         let layers = self.supernet.model().num_hidden_layers;
         let first = streams.len() - 1;
-        let mut x = streams[first].to_vec();
-        for layer in first..layers {
-            if layer > first {
-                streams.push(Arc::new(x.clone()));
-            }
-            forward::layer(subnet, layer, &mut x, self.seq_len, &self.rope);
-        }
+        let x = streams[first].to_vec();
+        let mut keep = |x| streams.push(Arc::new(x));
+        let normed = network.run_from(first, x, self.seq_len, Some(&mut keep))?;
         let run = (layers - first) as u64;
         self.layers_run.fetch_add(run, Ordering::Relaxed);
-        let normed = head::final_norm(subnet, &x);
-        (streams, normed)
+        Ok((streams, normed))
     }
 }
 

@@ -31,7 +31,7 @@
 //! let mut config = SubnetConfig::full(supernet.model());
 //! config.layers[12].attention = None;
 //! let windows = text.windows(Split::Test, &checkpoint.tokenizer, 16, 512)?;
-//! let quality = Evaluator::new(&supernet, &windows)?.perplexity(&supernet.cut(&config)?);
+//! let quality = Evaluator::new(&supernet, &windows)?.perplexity(&supernet.cut(&config)?)?;
 //! println!("perplexity {:.2}", quality.perplexity());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -52,6 +52,7 @@ mod generate;
 mod gradient;
 mod importance;
 mod narrow;
+mod network;
 mod numbers;
 mod parameters;
 mod prefix;
@@ -65,19 +66,23 @@ mod train;
 pub use calibration::{Calibration, ChannelStatistics, LayerStatistics, OutputMeans, StoredMatrix};
 pub use choice::{Accuracy, ChoiceQuality, Question, QuestionSet};
 pub use cut::Subnet;
+pub use engine::{Cpu, RopeTable};
 pub use error::SupernetError;
-pub use evaluate::{Evaluator, Quality, perplexity, perplexity_and_kl};
+pub use evaluate::{
+    Evaluator, Quality, perplexity, perplexity_and_kl, perplexity_and_kl_on, perplexity_on,
+};
 pub use generate::{Decoder, greedy, logits};
 pub use gradient::{AttentionGradient, LayerGradient, MlpGradient, loss_gradient};
 pub use importance::{
     Importance, ImportanceOrder, LayerOrder, LayerScores, standardized_fluctuations,
 };
 pub use narrow::narrowed;
-pub use parameters::Parameters;
+pub use network::{Distillation, Engine, HeadLoss, Lesson, Network, Score};
+pub use parameters::{Parameters, Part, Role};
 pub use recovery::Recovery;
 pub use supernet::Supernet;
 pub use text::{Split, TextSplits, TokenWindows};
 pub use train::{
-    LoraSettings, StepReport, Target, TextNeeds, TrainSettings, Trainer, TrainingMemory,
-    step_flops, teacher_flops, trained_weights,
+    AdapterSums, GradientSums, LoraSettings, LowRank, StepReport, Target, TextNeeds, TrainSettings,
+    Trainer, TrainingMemory, step_flops, teacher_flops, trained_weights,
 };

@@ -17,27 +17,44 @@ use crate::file::write_with;
 use crate::numbers::Numbers;
 use crate::supernet::{Supernet, slice, window};
 use crate::tensor_file::TensorFile;
+use crate::tensors::tensor;
 
 /// A tensor of a layer of a sub-network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Part {
+pub enum Part {
+    /// Gain of the norm before attention.
     AttentionNorm,
+    /// `q_proj`
     Query,
+    /// `k_proj`
     Key,
+    /// `v_proj`
     Value,
+    /// `o_proj`
     Output,
+    /// Of queries, where the family has one.
     QueryBias,
+    /// Of keys, likewise.
     KeyBias,
+    /// Of values, likewise.
     ValueBias,
+    /// Gain of the norm of every query head, where the family has one.
     QueryNorm,
+    /// Of every key head, likewise.
     KeyNorm,
+    /// Gain of the norm behind attention, where the family has one.
     AttentionPostNorm,
     /// What stands for the units that attention lost.
     AttentionBias,
+    /// Gain of the norm before the MLP.
     MlpNorm,
+    /// `gate_proj`
     Gate,
+    /// `up_proj`
     Up,
+    /// `down_proj`
     Down,
+    /// Gain of the norm behind the MLP, where the family has one.
     MlpPostNorm,
     /// What stands for the neurons that are gone.
     MlpBias,
@@ -45,17 +62,26 @@ pub(crate) enum Part {
 
 /// A tensor of a sub-network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Role {
+pub enum Role {
+    /// Of a layer, from 0.
     Layer(usize, Part),
+    /// Gain of the final norm.
     FinalNorm,
 }
 
 impl Role {
     fn is_vector(self) -> bool {
-        let Role::Layer(_, part) = self else {
-            return true;
-        };
-        match part {
+        match self {
+            Role::Layer(_, part) => part.is_vector(),
+            Role::FinalNorm => true,
+        }
+    }
+}
+
+impl Part {
+    /// Whether it is a gain or a bias.
+    pub fn is_vector(self) -> bool {
+        match self {
             Part::Query
             | Part::Key
             | Part::Value
@@ -124,84 +150,18 @@ pub struct Parameters {
 impl Parameters {
     /// The weights of a sub-network, copied.
     pub fn of(subnet: &Subnet<'_>) -> Self {
-        let model = subnet.supernet().model();
-        let mut tensors = BTreeMap::new();
-        let mut add = |role, rows: usize, values: Option<Vec<f32>>| {
-            if let Some(values) = values {
-                let shape = (rows, values.len() / rows);
-                let tensor = Array2::from_shape_vec(shape, values);
-                tensors.insert(role, tensor.expect("a tensor has whole rows"));
-            }
-        };
-        let matrix = |parts: &[Matrix<'_>]| {
-            let windows = parts.iter().map(Matrix::window);
-            windows
-                .flat_map(|part| (0..part.row_count()).flat_map(move |row| part.row(row)))
-                .copied()
-                .collect::<Vec<f32>>()
-        };
-        for layer in 0..model.num_hidden_layers {
-            let role = |part| Role::Layer(layer, part);
-            let blocks = subnet.layer(layer);
-            if let Some(block) = &blocks.attention {
-                let hidden = model.hidden_size;
-                add(role(Part::AttentionNorm), 1, Some(block.norm.to_vec()));
-                let queries = block.q.iter().map(Matrix::window).collect::<Vec<_>>();
-                let rows = (0..hidden).flat_map(|row| queries.iter().flat_map(move |q| q.row(row)));
-                add(role(Part::Query), hidden, Some(rows.copied().collect()));
-                let one = std::slice::from_ref;
-                add(role(Part::Key), hidden, Some(matrix(one(&block.k))));
-                add(role(Part::Value), hidden, Some(matrix(one(&block.v))));
-                let width = block.heads * model.head_dim;
-                add(role(Part::Output), width, Some(matrix(&block.o)));
-                let bias = block.qkv_bias.as_ref();
-                add(role(Part::QueryBias), 1, bias.map(|bias| bias.q.clone()));
-                add(role(Part::KeyBias), 1, bias.map(|bias| bias.k.clone()));
-                add(role(Part::ValueBias), 1, bias.map(|bias| bias.v.clone()));
-                let gains = block.qk_norm;
-                add(
-                    role(Part::QueryNorm),
-                    1,
-                    gains.map(|gains| gains.q.to_vec()),
-                );
-                add(role(Part::KeyNorm), 1, gains.map(|gains| gains.k.to_vec()));
-                let gain = block.post_norm.map(<[f32]>::to_vec);
-                add(role(Part::AttentionPostNorm), 1, gain);
-            }
-            add(role(Part::AttentionBias), 1, blocks.attention_bias.clone());
-            if let Some(block) = &blocks.mlp {
-                let one = std::slice::from_ref;
-                let rows = |matrix: &Matrix<'_>| matrix.window().row_count();
-                add(role(Part::MlpNorm), 1, Some(block.norm.to_vec()));
-                add(
-                    role(Part::Gate),
-                    rows(&block.gate),
-                    Some(matrix(one(&block.gate))),
-                );
-                add(
-                    role(Part::Up),
-                    rows(&block.up),
-                    Some(matrix(one(&block.up))),
-                );
-                add(
-                    role(Part::Down),
-                    rows(&block.down),
-                    Some(matrix(one(&block.down))),
-                );
-                add(
-                    role(Part::MlpPostNorm),
-                    1,
-                    block.post_norm.map(<[f32]>::to_vec),
-                );
-            }
-            add(role(Part::MlpBias), 1, blocks.mlp_bias.clone());
-        }
-        add(Role::FinalNorm, 1, Some(subnet.final_gain().to_vec()));
+        let layers = 0..subnet.supernet().model().num_hidden_layers;
+        let layers = layers.flat_map(|layer| {
+            let tensors = subnet.layer_tensors(layer).into_iter();
+            tensors.map(move |(part, tensor)| (Role::Layer(layer, part), tensor))
+        });
+        let mut tensors: BTreeMap<Role, Array2<f32>> = layers.collect();
+        tensors.insert(Role::FinalNorm, tensor(1, subnet.final_norm()));
         Self { tensors }
     }
 
     /// As many zeros.
-    pub(crate) fn zeros_like(other: &Self) -> Self {
+    pub fn zeros_like(other: &Self) -> Self {
         let tensors = other.tensors.iter();
         Self {
             tensors: tensors
@@ -223,7 +183,8 @@ impl Parameters {
         tensors.map(|(role, tensor)| (*role, tensor))
     }
 
-    pub(crate) fn get(&self, role: Role) -> Option<&Array2<f32>> {
+    /// A tensor, where there is one: a matrix `[in, out]`, or a vector in one row.
+    pub fn get(&self, role: Role) -> Option<&Array2<f32>> {
         self.tensors.get(&role)
     }
 

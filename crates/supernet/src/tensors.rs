@@ -1,7 +1,10 @@
-//! A sub-network's own tensors, copied out of the super-network for an export.
+//! A sub-network's own tensors, copied out of the super-network for an export or another engine.
+
+use ndarray::Array2;
 
 use crate::cut::{CutAttention, CutMlp, Matrix, Subnet};
 use crate::engine::matmul::Window;
+use crate::parameters::Part;
 use crate::supernet::slice;
 
 /// Matrices are row-major `[in, out]`. Methods of a layer give `None` where the block was removed.
@@ -15,6 +18,11 @@ impl Subnet<'_> {
     pub fn lm_head(&self) -> Vec<f32> {
         let head = self.ends().lm_head();
         head.t().iter().copied().collect()
+    }
+
+    /// The LM head's matrix as the super-network has it, `[vocab_size, hidden_size]`.
+    pub fn lm_head_by_token(&self) -> &Array2<f32> {
+        self.ends().lm_head()
     }
 
     /// Gain of the final norm, `[hidden_size]`.
@@ -105,6 +113,45 @@ impl Subnet<'_> {
         self.layer(layer).mlp_bias.clone()
     }
 
+    /// All that one layer has, matrices `[in, out]`, vectors one row.
+    pub fn layer_tensors(&self, layer: usize) -> Vec<(Part, Array2<f32>)> {
+        let hidden = self.supernet().model().hidden_size;
+        let mut tensors = Vec::new();
+        let mut add = |part, rows, values: Option<Vec<f32>>| {
+            tensors.extend(values.map(|values| (part, tensor(rows, values))));
+        };
+        if let Some(block) = self.attention(layer) {
+            let queries: Vec<Window<'_>> = block.q.iter().map(Matrix::window).collect();
+            let width = queries.iter().map(Window::col_count).sum();
+            add(Part::AttentionNorm, 1, self.input_norm(layer));
+            add(Part::Query, hidden, Some(side_by_side(&queries)));
+            add(Part::Key, hidden, Some(side_by_side(&[block.k.window()])));
+            add(Part::Value, hidden, Some(side_by_side(&[block.v.window()])));
+            add(Part::Output, width, self.o_proj(layer));
+            let bias = block.qkv_bias.as_ref();
+            add(Part::QueryBias, 1, bias.map(|bias| bias.q.clone()));
+            add(Part::KeyBias, 1, bias.map(|bias| bias.k.clone()));
+            add(Part::ValueBias, 1, bias.map(|bias| bias.v.clone()));
+            add(Part::QueryNorm, 1, self.query_norm(layer));
+            add(Part::KeyNorm, 1, self.key_norm(layer));
+            add(Part::AttentionPostNorm, 1, self.attention_post_norm(layer));
+        }
+        add(Part::AttentionBias, 1, self.attention_bias(layer));
+        if let Some(block) = self.mlp(layer) {
+            add(Part::MlpNorm, 1, self.post_attention_norm(layer));
+            add(Part::Gate, hidden, self.gate_proj(layer));
+            add(Part::Up, hidden, self.up_proj(layer));
+            add(
+                Part::Down,
+                block.down.window().row_count(),
+                self.down_proj(layer),
+            );
+            add(Part::MlpPostNorm, 1, self.mlp_post_norm(layer));
+        }
+        add(Part::MlpBias, 1, self.mlp_bias(layer));
+        tensors
+    }
+
     fn attention(&self, layer: usize) -> Option<&CutAttention<'_>> {
         self.layer(layer).attention.as_ref()
     }
@@ -112,6 +159,12 @@ impl Subnet<'_> {
     fn mlp(&self, layer: usize) -> Option<&CutMlp<'_>> {
         self.layer(layer).mlp.as_ref()
     }
+}
+
+/// Numbers as a matrix of so many rows.
+pub(crate) fn tensor(rows: usize, values: Vec<f32>) -> Array2<f32> {
+    let tensor = Array2::from_shape_vec((rows, values.len() / rows), values);
+    tensor.expect("a tensor has whole rows")
 }
 
 /// The windows' columns next to each other; all have the same number of rows.

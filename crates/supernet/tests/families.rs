@@ -568,7 +568,11 @@ fn a_refit_is_closer_to_the_teacher_than_a_bias_and_a_bias_closer_than_nothing()
             let mut subnet = SubnetConfig::full(&checkpoint.config);
             subnet.layers.last_mut().unwrap().mlp = Some(MlpConfig::with_width(48));
             let cut = supernet.cut(&subnet).unwrap();
-            evaluator.perplexity_and_kl(&cut).kl_divergence.unwrap()
+            evaluator
+                .perplexity_and_kl(&cut)
+                .unwrap()
+                .kl_divergence
+                .unwrap()
         };
         let [none, bias, fitted] =
             [Recovery::None, Recovery::Bias, Recovery::LeastSquares].map(score);

@@ -443,7 +443,9 @@ fn pruning_by_taylor_harms_less_than_in_random_order() {
         )
         .unwrap();
         let evaluator = Evaluator::new(&supernet, &windows).unwrap();
-        let quality = evaluator.perplexity_and_kl(&supernet.cut(&config).unwrap());
+        let quality = evaluator
+            .perplexity_and_kl(&supernet.cut(&config).unwrap())
+            .unwrap();
         quality.kl_divergence.unwrap()
     };
     let [taylor, random] = [Importance::Taylor, Importance::Random].map(divergence);

@@ -205,7 +205,7 @@ impl Case {
             }
             .unwrap();
         }
-        assert!(evaluator.perplexity(&supernet.full()).tokens > 0);
+        assert!(evaluator.perplexity(&supernet.full()).unwrap().tokens > 0);
         status("VmHWM:") - before
     }
 }

@@ -132,12 +132,14 @@ fn perplexity_and_divergence_are_those_of_transformers() {
     let evaluator = Evaluator::new(&supernet, &windows).unwrap();
     let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-4, "{got} {want}");
     // A relative 1e-4 of the perplexity is 1e-4 of its logarithm.
-    let full = evaluator.perplexity(&supernet.full());
+    let full = evaluator.perplexity(&supernet.full()).unwrap();
     close(full.negative_log_likelihood, want.negative_log_likelihood);
     let mut subnet = SubnetConfig::full(&checkpoint.config);
     subnet.layers[want.removed_layer].attention = None;
     subnet.layers[want.removed_layer].mlp = None;
-    let cut = evaluator.perplexity_and_kl(&supernet.cut(&subnet).unwrap());
+    let cut = evaluator
+        .perplexity_and_kl(&supernet.cut(&subnet).unwrap())
+        .unwrap();
     close(
         cut.negative_log_likelihood,
         want.negative_log_likelihood_without_layer,

@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+mod engine;
 mod measure;
 mod model;
 mod number;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use lathe_arch::Workload;
 use lathe_fetch::Target;
 
+pub use engine::{Dtype, EngineArguments, EngineName};
 pub use measure::{Devices, Predict, Profile, Validate};
 pub use model::{AdapterArgument, DeviceArguments, ModelArguments, ProgramArguments};
 pub use quality::{Evaluate, Export, Format, Narrow, Task};

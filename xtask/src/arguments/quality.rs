@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use lathe_arch::Precision;
 use lathe_compress::MmluForm;
 
+use super::engine::EngineArguments;
 use super::model::{AdapterArgument, ModelArguments};
 
 /// What is scored.
@@ -63,6 +64,8 @@ pub struct Evaluate {
     /// Questions to score, of the others: the first of a fixed order, so that more contain fewer
     #[arg(long, default_value_t = 500, value_name = "N")]
     pub questions: usize,
+    #[command(flatten)]
+    pub engine: EngineArguments,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,

@@ -7,6 +7,7 @@ use lathe_arch::Workload;
 use lathe_compress::{LatencyObjective, Sampling};
 use lathe_supernet::Target;
 
+use super::engine::EngineArguments;
 use super::model::{AdapterArgument, ModelArguments};
 use super::number::{at_least_one, positive, share};
 use super::search::SizeArguments;
@@ -75,6 +76,8 @@ pub struct TrainingArguments {
     /// tested with are left out
     #[arg(long, value_name = "FILE|DIR")]
     pub train_text: Option<PathBuf>,
+    #[command(flatten)]
+    pub engine: EngineArguments,
     /// Steps between two states on the disk, from which --resume goes on
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = at_least_one)]
     pub save_every: usize,

@@ -3,7 +3,8 @@ use std::time::Instant;
 use lathe_compress::Prepared;
 use lathe_fetch::Cache;
 use lathe_supernet::{
-    ChoiceQuality, Quality, Question, QuestionSet, Split, Subnet, perplexity, perplexity_and_kl,
+    ChoiceQuality, Quality, Question, QuestionSet, Split, Subnet, perplexity_and_kl_on,
+    perplexity_on,
 };
 use serde_json::json;
 
@@ -13,6 +14,7 @@ use crate::context;
 use crate::progress::Steps;
 
 pub fn run(arguments: &Evaluate) -> anyhow::Result<()> {
+    arguments.engine.check()?;
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
     // A mistake in the questions is told before the long preparation.
@@ -39,10 +41,11 @@ fn text(
     let windows = prepared.windows(Split::Test, arguments.tokens)?;
     let clock = Instant::now();
     steps.show("scoring", 0, 1);
+    let engine = arguments.engine.of(&prepared.supernet)?;
     let quality = if arguments.task == Task::Kl {
-        perplexity_and_kl(cut, &windows)?
+        perplexity_and_kl_on(&*engine, cut, &windows)?
     } else {
-        perplexity(cut, &windows)?
+        perplexity_on(&*engine, cut, &windows)?
     };
     let seconds = clock.elapsed().as_secs_f64();
     steps.finish();
@@ -87,7 +90,9 @@ fn choice(
     let context = prepared.model().max_position_embeddings;
     let sample = Question::sample(questions, arguments.questions);
     let set = QuestionSet::new(&sample, &prepared.tokenizer, context)?;
-    let quality = set.score(cut, |done, total| steps.show("answering", done, total))?;
+    let engine = arguments.engine.of(&prepared.supernet)?;
+    let show = |done, total| steps.show("answering", done, total);
+    let quality = set.score_on(&*engine, cut, show)?;
     steps.finish();
     if arguments.json {
         return print_json(&quality);

@@ -17,6 +17,7 @@ pub fn run(arguments: &Heal) -> anyhow::Result<ExitCode> {
     let mut steps = Steps::new();
     // A mistake in the text is told before the long preparation.
     let training = &arguments.training;
+    training.engine.check()?;
     let passages = training.passages()?;
     let subnet = context::stored_subnet(&cache, &arguments.model.model, &arguments.subnet)?;
     let model = context::model_config(&cache, &arguments.model.model)?;
@@ -39,6 +40,7 @@ pub fn run(arguments: &Heal) -> anyhow::Result<ExitCode> {
         prepared: &prepared,
         config: &config,
         weights,
+        engine: training.engine.of(&prepared.supernet)?,
         settings,
         window_tokens,
         validation_tokens: training.validation_tokens,

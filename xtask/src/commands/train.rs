@@ -26,6 +26,7 @@ pub fn run(arguments: &Train) -> anyhow::Result<ExitCode> {
     let mut steps = Steps::new();
     // Mistakes in files are told before the long preparation.
     let training = &arguments.training;
+    training.engine.check()?;
     let passages = training.passages()?;
     let table = arguments.table.as_deref();
     let table = table.map(|path| context::table_for(&cache, &arguments.model.model, path));
@@ -64,6 +65,7 @@ pub fn run(arguments: &Train) -> anyhow::Result<ExitCode> {
     let finetuning = Finetuning {
         prepared: &prepared,
         sampler: &sampler,
+        engine: training.engine.of(&prepared.supernet)?,
         settings,
         window_tokens,
         validation_tokens: training.validation_tokens,

@@ -55,7 +55,7 @@ impl Greedy<'_> {
             for layer in (0..layers).filter(|layer| !removed.contains(layer)) {
                 let more = [&removed[..], &[layer]].concat();
                 let subnet = self.evaluator.supernet().cut(&without(self.full, &more))?;
-                let loss = self.evaluator.perplexity(&subnet).negative_log_likelihood;
+                let loss = self.evaluator.perplexity(&subnet)?.negative_log_likelihood;
                 if best.is_none_or(|(lowest, _)| loss < lowest) {
                     best = Some((loss, layer));
                 }

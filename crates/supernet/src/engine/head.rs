@@ -13,6 +13,7 @@ use super::elementwise::{exp, rms_norm};
 use super::forward::round;
 use super::matmul::{Threads, Window, Write, matmul_transposed};
 use crate::cut::Subnet;
+use crate::network::Score;
 use crate::supernet::window;
 
 /// Rows of whole logits that exist at once: 128 x 49152 x 4 bytes = 25 MB for the default model.
@@ -145,15 +146,6 @@ impl Divergence {
         let nats = self.difference - self.teacher_total + self.student_total;
         if nats < 0.0 { 0.0 } else { nats as f32 }
     }
-}
-
-/// What one position says of a sub-network, in nats.
-#[derive(Clone, Copy)]
-pub(crate) struct Score {
-    /// `KL(teacher || student)`.
-    pub kl_divergence: f32,
-    /// Of the target, by the student.
-    pub negative_log_likelihood: f32,
 }
 
 /// Divergence from the teacher and loss at each position, from one pass over the logits of both.

@@ -4,8 +4,12 @@
 //! what its own size costs. One level of parallelism: the rayon pool in which the caller runs.
 
 pub(crate) mod attention;
+mod cpu;
 pub(crate) mod elementwise;
 pub(crate) mod forward;
 pub(crate) mod head;
 pub(crate) mod matmul;
 pub(crate) mod rope;
+
+pub use cpu::Cpu;
+pub use rope::RopeTable;

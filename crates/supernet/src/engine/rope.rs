@@ -3,7 +3,7 @@
 
 use lathe_arch::{LayerType, ModelConfig};
 
-/// Cosines and sines of every position, `[positions, head_dim / 2]` each.
+/// By what angles channels are turned at every position.
 pub struct RopeTable {
     cos: Vec<f32>,
     sin: Vec<f32>,
@@ -41,6 +41,11 @@ impl RopeTable {
             half: frequencies.len(),
             sliding: None,
         }
+    }
+
+    /// Cosines and sines of every position, `[positions, head_dim / 2]` each.
+    pub fn cosines_and_sines(&self) -> [&[f32]; 2] {
+        [&self.cos, &self.sin]
     }
 
     /// Number of positions in the table.

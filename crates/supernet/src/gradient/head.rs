@@ -10,48 +10,20 @@ use crate::engine::attention::log_sum_exp;
 use crate::engine::elementwise::exp;
 use crate::engine::head::{ROWS, final_norm, logits_into};
 use crate::engine::matmul::{Threads, Window, Write, matmul};
+use crate::network::{Distillation, HeadLoss};
 use crate::parameters::Role;
 use crate::supernet::window;
-
-/// The full model's answer to the same tokens, and how much it counts (2407.14679; temperature as in
-/// 1503.02531).
-#[derive(Clone, Copy)]
-pub(crate) struct Distillation<'a> {
-    pub teacher: &'a Subnet<'a>,
-    /// The teacher's last hidden states after the final norm, `[tokens, hidden]`.
-    pub normed: &'a [f32],
-    /// Share of the divergence in the loss; the rest is the next token's.
-    pub share: f32,
-    /// What logits are divided by in the divergence, which is multiplied by its square.
-    pub temperature: f32,
-}
-
-/// Losses summed over tokens, in nats.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct HeadLoss {
-    /// What the gradient is of.
-    pub loss: f64,
-    /// Of the next token alone.
-    pub next_token: f64,
-}
-
-impl std::ops::AddAssign for HeadLoss {
-    fn add_assign(&mut self, other: Self) {
-        self.loss += other.loss;
-        self.next_token += other.next_token;
-    }
-}
 
 /// The summed loss of some tokens, and the gradient of `weight` times that by the residual stream
 /// after the last layer, `[tokens, hidden]`; `sink` is told that of the final norm's gain.
 ///
-/// `x` is that stream, `targets` holds the token after each of them. Without a distillation the loss
-/// is the next token's.
+/// `x` is that stream, `targets` holds the token after each of them. Without a teacher and its answer
+/// the loss is the next token's.
 pub(crate) fn loss_backward(
     subnet: &Subnet<'_>,
     x: &[f32],
     targets: &[u32],
-    distillation: Option<Distillation<'_>>,
+    distillation: Option<(&Subnet<'_>, Distillation<'_>)>,
     weight: f32,
     sink: &mut dyn GradientSink,
 ) -> (HeadLoss, Vec<f32>) {
@@ -72,10 +44,10 @@ pub(crate) fn loss_backward(
         let logits = &mut buffer[..targets.len() * vocab];
         logits_into(subnet, rows, logits);
         loss += match distillation {
-            Some(distillation) => {
+            Some((teacher, distillation)) => {
                 let teacher_logits = &mut of_teacher[..targets.len() * vocab];
                 let rows = &distillation.normed[at * ROWS * hidden..][..rows.len()];
-                logits_into(distillation.teacher, rows, teacher_logits);
+                logits_into(teacher, rows, teacher_logits);
                 let Distillation {
                     share, temperature, ..
                 } = distillation;

@@ -24,10 +24,10 @@ use crate::engine::forward;
 use crate::engine::rope::RopeTable;
 use crate::evaluate::check_tokens;
 use crate::text::TokenWindows;
-pub(crate) use head::{Distillation, HeadLoss, loss_backward};
+pub(crate) use head::loss_backward;
 pub(crate) use layer::LayerActivations;
 pub use layer::{AttentionGradient, LayerGradient, MlpGradient};
-pub(crate) use sink::GradientSink;
+pub(crate) use sink::{GradientSink, add_rows};
 
 /// Tokens run together: bounds the memory of a layer's activations.
 const BATCH_TOKENS: usize = 2048;

@@ -23,7 +23,9 @@ impl GradientSink for Parameters {
     }
 
     fn vector(&mut self, role: Role, d: &[f32]) {
-        add(self.get_mut(role).into_iter().flatten(), d);
+        if let Some(sum) = self.get_mut(role) {
+            add_rows(sum, d);
+        }
     }
 }
 
@@ -98,6 +100,11 @@ fn add_weight_gradient(sum: &mut Array2<f32>, x: Window<'_>, d: Window<'_>) {
     let sum = sum.as_slice_mut();
     let sum = sum.expect("a gradient that was made row by row is laid out so");
     add_transposed_matmul(sum, outputs, x, d, 1.0, Threads::Pool);
+}
+
+/// Adds a gradient that was made elsewhere, row by row.
+pub(crate) fn add_rows(sum: &mut Array2<f32>, d: &[f32]) {
+    add(sum.iter_mut(), d);
 }
 
 fn add<'a>(sums: impl Iterator<Item = &'a mut f32>, values: &[f32]) {

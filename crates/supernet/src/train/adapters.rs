@@ -18,7 +18,7 @@ use crate::SupernetError;
 use crate::engine::matmul::{
     Threads, Window, Write, add_transposed_matmul, matmul, matmul_transposed,
 };
-use crate::gradient::GradientSink;
+use crate::gradient::{GradientSink, add_rows};
 use crate::numbers::Numbers;
 use crate::parameters::{Parameters, Part, Role, Values, shapes};
 use crate::supernet::{slice, window};
@@ -121,6 +121,17 @@ struct Pair {
     b: Array2<f32>,
 }
 
+/// The adapter of a matrix: `scale A B` is added to it.
+#[derive(Debug, Clone, Copy)]
+pub struct LowRank<'s> {
+    /// `[in, rank]`
+    pub a: &'s Array2<f32>,
+    /// `[rank, out]`
+    pub b: &'s Array2<f32>,
+    /// What their product is multiplied by.
+    pub scale: f32,
+}
+
 /// Adapters of the matrices of a sub-network, and its vectors.
 pub(super) struct Adapters {
     pairs: BTreeMap<Role, Pair>,
@@ -198,11 +209,14 @@ impl Adapters {
         }
     }
 
-    /// `A`, `B` and what their product is multiplied by.
-    #[cfg(test)]
-    pub fn pair(&self, role: Role) -> Option<(&Array2<f32>, &Array2<f32>, f32)> {
+    /// The adapter of a matrix, where it has one.
+    pub fn adapter(&self, role: Role) -> Option<LowRank<'_>> {
         let pair = self.pairs.get(&role)?;
-        Some((&pair.a, &pair.b, self.scale))
+        Some(LowRank {
+            a: &pair.a,
+            b: &pair.b,
+            scale: self.scale,
+        })
     }
 
     /// Puts the gradients of these adapters in `sums`, from those of the matrices that they are added
@@ -224,8 +238,8 @@ impl Adapters {
     }
 
     /// Adds up gradients of these adapters in `sums`.
-    pub fn sink<'s>(&'s self, sums: &'s mut Self) -> impl GradientSink {
-        AdapterSink {
+    pub fn sums<'s>(&'s self, sums: &'s mut Self) -> AdapterSums<'s> {
+        AdapterSums {
             adapters: self,
             sums,
         }
@@ -273,12 +287,36 @@ fn names(prefix: &str, role: Role) -> [String; 2] {
     [format!("{prefix}{role}.a"), format!("{prefix}{role}.b")]
 }
 
-struct AdapterSink<'s> {
+/// Adapters, and where their gradients are added up.
+pub struct AdapterSums<'s> {
     adapters: &'s Adapters,
     sums: &'s mut Adapters,
 }
 
-impl GradientSink for AdapterSink<'_> {
+impl AdapterSums<'_> {
+    pub(super) fn adapter(&self, role: Role) -> Option<LowRank<'_>> {
+        self.adapters.adapter(role)
+    }
+
+    /// Adds gradients of `A` and `B`, row by row.
+    pub(super) fn add_to_adapter(&mut self, role: Role, [a, b]: [&[f32]; 2]) {
+        if let Some(sum) = self.sums.pairs.get_mut(&role) {
+            add_rows(&mut sum.a, a);
+            add_rows(&mut sum.b, b);
+        }
+    }
+
+    /// The sums of what is no matrix.
+    pub(super) fn vectors(&self) -> &Parameters {
+        &self.sums.vectors
+    }
+
+    pub(super) fn vectors_mut(&mut self) -> &mut Parameters {
+        &mut self.sums.vectors
+    }
+}
+
+impl GradientSink for AdapterSums<'_> {
     /// With `W = s A B` and the gradient `G = x^T d` of `W`: that of `A` is `s G B^T = s x^T (d B^T)`
     /// and that of `B` is `s A^T G = s (x A)^T d`.
     fn matrix(&mut self, role: Role, x: Window<'_>, d: Window<'_>) {

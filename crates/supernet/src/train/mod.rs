@@ -18,12 +18,14 @@ mod schedule;
 mod settings;
 mod slicing;
 mod state;
+mod sums;
 mod teacher;
 mod trainable;
 mod trainer;
 
-pub use adapters::{LoraSettings, Target};
+pub use adapters::{AdapterSums, LoraSettings, LowRank, Target};
 pub use needs::{TextNeeds, TrainingMemory, step_flops, teacher_flops};
 pub use settings::TrainSettings;
 pub use state::trained_weights;
+pub use sums::GradientSums;
 pub use trainer::{StepReport, Trainer};

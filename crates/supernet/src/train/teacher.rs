@@ -1,8 +1,9 @@
 //! The full model's answers: its last hidden states, from which the logits follow.
 
+use crate::SupernetError;
 use crate::cut::Subnet;
-use crate::engine::rope::RopeTable;
-use crate::engine::{forward, head};
+use crate::engine::forward;
+use crate::network::{Engine, Network};
 use crate::supernet::Supernet;
 use crate::text::TokenWindows;
 
@@ -11,7 +12,7 @@ pub(super) const KEPT_BYTES: usize = 512 << 20;
 
 /// The full model, and what it said.
 pub(super) struct Teacher<'a> {
-    pub net: Subnet<'a>,
+    net: Subnet<'a>,
     kept: Vec<Option<Vec<f32>>>,
     free_bytes: usize,
 }
@@ -28,10 +29,11 @@ impl<'a> Teacher<'a> {
     /// Its last hidden states after the final norm on some windows, `[tokens, hidden]`.
     pub fn answers(
         &mut self,
+        engine: &dyn Engine,
         text: &TokenWindows,
         windows: &[usize],
-        rope: &RopeTable,
-    ) -> Vec<f32> {
+    ) -> Result<Vec<f32>, SupernetError> {
+        let network = engine.teacher()?;
         let mut answers = Vec::new();
         for &window in windows {
             if let Some(kept) = &self.kept[window] {
@@ -39,7 +41,7 @@ impl<'a> Teacher<'a> {
                 continue;
             }
             // A window alone, so that its numbers do not depend on what it stands beside.
-            let answer = self.answer(text, window, rope);
+            let answer = self.answer(&*network, text, window)?;
             answers.extend_from_slice(&answer);
             let bytes = 4 * answer.len();
             if bytes <= self.free_bytes {
@@ -47,15 +49,16 @@ impl<'a> Teacher<'a> {
                 self.kept[window] = Some(answer);
             }
         }
-        answers
+        Ok(answers)
     }
 
-    fn answer(&self, text: &TokenWindows, window: usize, rope: &RopeTable) -> Vec<f32> {
-        let batch = text.batch(&[window]);
-        let mut x = forward::embed(&self.net, &batch.inputs);
-        for layer in 0..self.net.supernet().model().num_hidden_layers {
-            forward::layer(&self.net, layer, &mut x, text.window_len(), rope);
-        }
-        head::final_norm(&self.net, &x)
+    fn answer(
+        &self,
+        network: &dyn Network,
+        text: &TokenWindows,
+        window: usize,
+    ) -> Result<Vec<f32>, SupernetError> {
+        let embedded = forward::embed(&self.net, &text.batch(&[window]).inputs);
+        network.run_from(0, embedded, text.window_len(), None)
     }
 }

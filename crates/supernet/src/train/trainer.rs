@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::sync::Arc;
 
 use lathe_arch::SubnetConfig;
 
@@ -10,16 +11,15 @@ use super::schedule;
 use super::settings::TrainSettings;
 use super::slicing::Slicing;
 use super::state::State;
+use super::sums::GradientSums;
 use super::teacher::Teacher;
 use super::trainable::Trainable;
 use crate::SupernetError;
 use crate::cut::Subnet;
-use crate::engine::forward;
-use crate::engine::rope::RopeTable;
+use crate::engine::{Cpu, forward};
 use crate::evaluate::check_tokens;
-use crate::gradient::{
-    Distillation, GradientSink, HeadLoss, LayerActivations, check_differentiable, loss_backward,
-};
+use crate::gradient::check_differentiable;
+use crate::network::{Distillation, Engine, HeadLoss, Lesson};
 use crate::parameters::Parameters;
 use crate::supernet::Supernet;
 use crate::text::TokenWindows;
@@ -80,8 +80,8 @@ pub struct StepReport {
 /// ```
 pub struct Trainer<'a> {
     supernet: &'a Supernet,
+    engine: Arc<dyn Engine + 'a>,
     text: TokenWindows,
-    rope: RopeTable,
     teacher: Teacher<'a>,
     order: Order,
     config: SubnetConfig,
@@ -208,7 +208,7 @@ impl<'a> Trainer<'a> {
         let mut trainer = Self {
             supernet,
             text: text.clone(),
-            rope: RopeTable::new(supernet.model(), text.window_len()),
+            engine: Arc::new(Cpu::new(supernet)),
             teacher: Teacher::new(supernet, windows),
             order: Order::new(state.settings.seed, windows),
             config: config.clone(),
@@ -219,6 +219,12 @@ impl<'a> Trainer<'a> {
         };
         trainer.merge();
         Ok(trainer)
+    }
+
+    /// Goes on with another engine for networks of the same super-network.
+    pub fn on(mut self, engine: Arc<dyn Engine + 'a>) -> Self {
+        self.engine = engine;
+        self
     }
 
     /// Steps made.
@@ -254,6 +260,12 @@ impl<'a> Trainer<'a> {
     /// The weights as they are now, adapters merged.
     pub fn weights(&self) -> &Parameters {
         self.state.weights(self.merged.as_ref())
+    }
+
+    /// The gradient of the last step before it was clipped, tensor by tensor.
+    pub fn gradient(&self) -> Vec<&[f32]> {
+        let values = self.gradient.values().into_iter();
+        values.map(|values| values.numbers).collect()
     }
 
     /// The sub-network as it is now.
@@ -383,23 +395,23 @@ impl<'a> Trainer<'a> {
         let weights = self.state.weights(self.merged.as_ref());
         let settings = &self.state.settings;
         let mut passes = Passes {
+            engine: &*self.engine,
             teacher: &mut self.teacher,
             text: &self.text,
-            rope: &self.rope,
             share: settings.distill_share,
             temperature: settings.temperature,
             windows,
         };
         let Some(shared) = &mut self.shared else {
             let subnet = weights.subnet(self.supernet, &self.config)?;
-            let loss = match (&self.state.trained, &mut self.gradient) {
+            let mut sums = match (&self.state.trained, &mut self.gradient) {
                 (Trainable::LowRank(adapters), Trainable::LowRank(sums)) => {
-                    passes.run(&subnet, &mut adapters.sink(sums))
+                    GradientSums::LowRank(adapters.sums(sums))
                 }
-                (_, Trainable::Whole(sums)) => passes.run(&subnet, sums),
+                (_, Trainable::Whole(sums)) => GradientSums::Whole(sums),
                 (Trainable::Whole(_), Trainable::LowRank(_)) => unreachable!("{SAME_KIND}"),
             };
-            return Ok(vec![loss]);
+            return Ok(vec![passes.run(&subnet, &mut sums)?]);
         };
         let mut losses = Vec::new();
         let of_weights = match (&mut shared.of_weights, &mut self.gradient) {
@@ -417,7 +429,7 @@ impl<'a> Trainer<'a> {
             let subnet = own.subnet(self.supernet, config)?;
             check_differentiable(&subnet)?;
             let mut gradient = Parameters::zeros_like(&own);
-            let loss = passes.run(&subnet, &mut gradient);
+            let loss = passes.run(&subnet, &mut GradientSums::Whole(&mut gradient))?;
             let scale = match settings.balance {
                 true => 1.0 / (loss.loss / tokens as f64 + BALANCE_NATS),
                 false => 1.0,
@@ -437,9 +449,9 @@ impl<'a> Trainer<'a> {
 
 /// Passes of a step's text through networks.
 struct Passes<'p, 'a> {
+    engine: &'p dyn Engine,
     teacher: &'p mut Teacher<'a>,
     text: &'p TokenWindows,
-    rope: &'p RopeTable,
     share: f32,
     temperature: f32,
     windows: &'p [usize],
@@ -450,66 +462,39 @@ impl Passes<'_, '_> {
         self.windows.len() * self.text.window_len()
     }
 
-    /// Tells `sink` the gradients of a network's mean loss, and returns its sum.
-    fn run(&mut self, subnet: &Subnet<'_>, sink: &mut dyn GradientSink) -> HeadLoss {
-        let mut pass = Pass {
-            subnet,
-            weight: 1.0 / self.token_count() as f32,
-            teacher: &mut *self.teacher,
-            text: self.text,
-            rope: self.rope,
-            share: self.share,
-            temperature: self.temperature,
-        };
-        let together = windows_together(self.text.window_len());
+    /// Adds the gradient of a network's mean loss to `sums`, and returns the loss's sum.
+    fn run(
+        &mut self,
+        subnet: &Subnet<'_>,
+        sums: &mut GradientSums<'_>,
+    ) -> Result<HeadLoss, SupernetError> {
+        let network = self.engine.network(subnet)?;
+        let weight = 1.0 / self.token_count() as f32;
         let mut loss = HeadLoss::default();
-        for windows in self.windows.chunks(together) {
-            loss += pass.run(windows, sink);
+        for windows in self
+            .windows
+            .chunks(windows_together(self.text.window_len()))
+        {
+            let batch = self.text.batch(windows);
+            let answers = match self.share > 0.0 {
+                true => self.teacher.answers(self.engine, self.text, windows)?,
+                false => Vec::new(),
+            };
+            let distillation = (self.share > 0.0).then_some(Distillation {
+                normed: &answers,
+                share: self.share,
+                temperature: self.temperature,
+            });
+            let lesson = Lesson {
+                embedded: forward::embed(subnet, &batch.inputs),
+                seq_len: self.text.window_len(),
+                targets: &batch.targets,
+                weight,
+                distillation,
+            };
+            loss += network.differentiate(lesson, sums)?;
         }
-        loss
-    }
-}
-
-/// There and back through a network.
-struct Pass<'p, 'a> {
-    subnet: &'p Subnet<'p>,
-    teacher: &'p mut Teacher<'a>,
-    text: &'p TokenWindows,
-    rope: &'p RopeTable,
-    share: f32,
-    temperature: f32,
-    /// What a token's loss counts.
-    weight: f32,
-}
-
-impl Pass<'_, '_> {
-    /// Runs some windows together, tells `sink` the gradients, and returns the summed loss.
-    fn run(&mut self, windows: &[usize], sink: &mut dyn GradientSink) -> HeadLoss {
-        let (subnet, rope, seq_len) = (self.subnet, self.rope, self.text.window_len());
-        let batch = self.text.batch(windows);
-        let answers = match self.share > 0.0 {
-            true => self.teacher.answers(self.text, windows, rope),
-            false => Vec::new(),
-        };
-        let mut x = forward::embed(subnet, &batch.inputs);
-        let mut layers = Vec::new();
-        for layer in 0..subnet.supernet().model().num_hidden_layers {
-            let activations = LayerActivations::new(subnet, layer, x, seq_len, rope);
-            x = activations.output(subnet, layer);
-            layers.push(activations);
-        }
-        let distillation = (self.share > 0.0).then_some(Distillation {
-            teacher: &self.teacher.net,
-            normed: &answers,
-            share: self.share,
-            temperature: self.temperature,
-        });
-        let targets = &batch.targets;
-        let (loss, mut d) = loss_backward(subnet, &x, targets, distillation, self.weight, sink);
-        for (layer, activations) in layers.into_iter().enumerate().rev() {
-            activations.backward(subnet, layer, &mut d, seq_len, rope, sink);
-        }
-        loss
+        Ok(loss)
     }
 }
 

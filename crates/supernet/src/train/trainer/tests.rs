@@ -12,6 +12,7 @@ use super::{TrainSettings, Trainable, Trainer};
 use crate::checkpoint::Checkpoint;
 use crate::gradient::reference::random;
 use crate::parameters::{Parameters, Part, Role};
+use crate::train::LowRank;
 use crate::{
     Calibration, Importance, ImportanceOrder, LoraSettings, Recovery, Subnet, Supernet,
     SupernetError, Target, TokenWindows, perplexity,
@@ -344,7 +345,7 @@ fn merged_adapters_are_the_adapters() {
     let mut compared = 0;
     for (role, merged) in trainer.weights().iter() {
         // On rows of its own: `x W + (alpha / rank) (x A) B`, in f64.
-        let Some((a, b, scale)) = adapters.pair(role) else {
+        let Some(LowRank { a, b, scale }) = adapters.adapter(role) else {
             continue;
         };
         let wide = |matrix: &ndarray::Array2<f32>| matrix.mapv(f64::from);

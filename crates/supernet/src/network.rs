@@ -1,0 +1,125 @@
+//! The seam between what is done with networks and what computes them: scoring and training ask an
+//! [`Engine`] for [`Network`]s, and do not know where these run.
+//!
+//! Rows cross the seam in f32 and lie in this machine's memory: of a model with 4096 channels 16 KB a
+//! token, little beside the arithmetic that a token takes. The embedding is looked up on this side;
+//! matrices, the head's included, are the engine's.
+
+use crate::SupernetError;
+use crate::cut::Subnet;
+use crate::train::GradientSums;
+
+/// What runs networks that are cut from one super-network. [`Cpu`](crate::Cpu) is this crate's own.
+pub trait Engine: Send + Sync {
+    /// Makes a network ready to run.
+    ///
+    /// # Errors
+    /// When the engine cannot hold it.
+    fn network<'n>(
+        &'n self,
+        subnet: &'n Subnet<'n>,
+    ) -> Result<Box<dyn Network + 'n>, SupernetError>;
+
+    /// The full model as the checkpoint has it, which networks are held against. It is made ready once.
+    ///
+    /// # Errors
+    /// When the engine cannot hold it.
+    fn teacher(&self) -> Result<Box<dyn Network + '_>, SupernetError>;
+}
+
+/// A network that is ready to run.
+pub trait Network {
+    /// Runs the layers from `first` on over the residual stream `x [tokens, hidden]` before it, whole
+    /// sequences of `seq_len` tokens. Gives the last hidden states after the final norm, in the same
+    /// shape; `keep` is given the stream before each layer after `first`.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn run_from(
+        &self,
+        first: usize,
+        x: Vec<f32>,
+        seq_len: usize,
+        keep: Option<&mut dyn FnMut(Vec<f32>)>,
+    ) -> Result<Vec<f32>, SupernetError>;
+
+    /// Negative log-likelihood of each target in nats, from what [`Self::run_from`] gave at its place.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn losses(&self, normed: &[f32], targets: &[u32]) -> Result<Vec<f32>, SupernetError>;
+
+    /// The same, and the divergence from the teacher, whose last hidden states are `of_teacher`.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn scores(
+        &self,
+        normed: &[f32],
+        of_teacher: &[f32],
+        targets: &[u32],
+    ) -> Result<Vec<Score>, SupernetError>;
+
+    /// Adds the gradient of a lesson's loss to `sums`, and returns the summed loss. Layers have to be
+    /// in f32: rounded weights have no gradient.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn differentiate(
+        &self,
+        lesson: Lesson<'_>,
+        sums: &mut GradientSums<'_>,
+    ) -> Result<HeadLoss, SupernetError>;
+}
+
+/// How a network's prediction of one token compares, in nats.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Score {
+    /// `KL(teacher || network)`.
+    pub kl_divergence: f32,
+    /// Of the target, by the network.
+    pub negative_log_likelihood: f32,
+}
+
+/// Some sequences to learn from.
+#[derive(Clone)]
+pub struct Lesson<'l> {
+    /// The residual stream before layer 0, `[tokens, hidden]`.
+    pub embedded: Vec<f32>,
+    /// Tokens of each sequence.
+    pub seq_len: usize,
+    /// The token after each, `[tokens]`.
+    pub targets: &'l [u32],
+    /// What a token's loss counts in the gradient.
+    pub weight: f32,
+    /// What is learnt of the teacher; without it the loss is the next token's.
+    pub distillation: Option<Distillation<'l>>,
+}
+
+/// The full model's answer to the same tokens, and how much it counts (2407.14679; temperature as in
+/// 1503.02531).
+#[derive(Debug, Clone, Copy)]
+pub struct Distillation<'a> {
+    /// The teacher's last hidden states after the final norm, `[tokens, hidden]`.
+    pub normed: &'a [f32],
+    /// Share of the divergence in the loss; the rest is the next token's.
+    pub share: f32,
+    /// What logits are divided by in the divergence, which is multiplied by its square.
+    pub temperature: f32,
+}
+
+/// Losses summed over tokens, in nats.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct HeadLoss {
+    /// What the gradient is of.
+    pub loss: f64,
+    /// Of the next token alone.
+    pub next_token: f64,
+}
+
+impl std::ops::AddAssign for HeadLoss {
+    fn add_assign(&mut self, other: Self) {
+        self.loss += other.loss;
+        self.next_token += other.next_token;
+    }
+}
