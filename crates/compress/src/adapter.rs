@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
+use lathe_arch::SubnetConfig;
 use lathe_supernet::{
     Importance, ImportanceOrder, Recovery, Supernet, TokenWindows, TrainSettings, Trainer,
     trained_weights,
@@ -17,6 +18,8 @@ use crate::artefact::{WEIGHTS, read_bounded, write_json, write_yaml};
 pub(crate) const MANIFEST: &str = "adapter.yaml";
 /// The order of units.
 const ORDER: &str = "order.json";
+/// The networks that were trained with their neighbours, where there were such.
+const TRAINED: &str = "front.json";
 /// Of the files as this version writes them.
 const VERSION: u32 = 1;
 /// Tokens of the calibration that are kept to know its text by.
@@ -28,6 +31,7 @@ pub struct Adapter {
     folder: PathBuf,
     manifest: Manifest,
     order: ImportanceOrder,
+    trained: Vec<SubnetConfig>,
 }
 
 /// What trained weights belong to, and how they came about.
@@ -89,10 +93,16 @@ impl Adapter {
         let order = read_bounded(&folder.join(ORDER), |text| {
             Ok(serde_json::from_slice(text)?)
         })?;
+        let path = folder.join(TRAINED);
+        let trained = match path.is_file() {
+            true => read_bounded(&path, |text| Ok(serde_json::from_slice(text)?))?,
+            false => Vec::new(),
+        };
         Ok(Self {
             folder: folder.to_owned(),
             manifest,
             order,
+            trained,
         })
     }
 
@@ -109,6 +119,11 @@ impl Adapter {
     /// Tokens of the calibration that was trained with.
     pub fn calibration_tokens(&self) -> usize {
         self.manifest.calibration.tokens
+    }
+
+    /// The networks that were trained with their neighbours: others have gained less.
+    pub(crate) fn trained(&self) -> &[SubnetConfig] {
+        &self.trained
     }
 
     /// The order of units in training.
@@ -142,14 +157,17 @@ impl Adapter {
         Ok(supernet.with_weights(&weights)?)
     }
 
-    /// Writes what `trainer` trained of `prepared` into `folder`, the manifest last.
+    /// Writes what `trainer` trained of `prepared` near the networks `trained` into `folder`, the
+    /// manifest last.
     pub(crate) fn write(
         folder: &Path,
         prepared: &Prepared,
+        trained: &[SubnetConfig],
         trainer: &Trainer<'_>,
         settings: &TrainSettings,
     ) -> anyhow::Result<()> {
         trainer.save_trained(&folder.join(WEIGHTS))?;
+        write_json(&folder.join(TRAINED), &trained)?;
         write_json(&folder.join(ORDER), prepared.supernet.order())?;
         let manifest = Manifest {
             version: VERSION,

@@ -133,7 +133,7 @@ fn additive_options(
     }
     let cheapest = front.first().map_or(0.0, |point| point.cost);
     Ok(AdditiveOptions {
-        first: first_genomes(space, &recommended),
+        first: first_genomes(space, problem.first(), &recommended),
         variables,
         costs: match wanted {
             Costs::Between(shares) => {

@@ -79,7 +79,8 @@ impl Finetuning<'_> {
                 steps: trainer.steps(),
                 ..settings
             };
-            Adapter::write(self.run.folder, self.prepared, &trainer, &settings)?;
+            let near = self.sampler.front()?;
+            Adapter::write(self.run.folder, self.prepared, &near, &trainer, &settings)?;
             self.run.forget_state()?;
         }
         Ok(Finetuned {

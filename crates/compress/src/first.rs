@@ -1,11 +1,15 @@
-//! Genomes from which a search begins: the full model in every precision, what the additive model
-//! recommends, and uniform prunings.
+//! Genomes from which a search begins: the full model in every precision, what it is told to begin with,
+//! what the additive model recommends, and uniform prunings.
 
 use lathe_arch::SearchSpace;
 use lathe_search::Genome;
 
 /// First genomes, the full model first, none twice.
-pub(crate) fn first_genomes(space: &SearchSpace, recommended: &[Genome]) -> Vec<Genome> {
+pub(crate) fn first_genomes(
+    space: &SearchSpace,
+    told: &[Genome],
+    recommended: &[Genome],
+) -> Vec<Genome> {
     let full = space.full_genome();
     // Of one size, choices follow each other by precision.
     let precisions = space.precisions().len();
@@ -20,7 +24,7 @@ pub(crate) fn first_genomes(space: &SearchSpace, recommended: &[Genome]) -> Vec<
         .step_by(precisions)
         .map(|width| uniform(space, &full, width));
     let all = in_all_precisions
-        .chain(recommended.iter().cloned())
+        .chain(told.iter().chain(recommended).cloned())
         .chain(uniform);
     let mut unique = Vec::new();
     for genome in all {

@@ -59,6 +59,8 @@ struct Made {
     origin: String,
     /// Where calibration and orders are kept.
     folder: PathBuf,
+    /// Networks on which its weights were trained.
+    trained: Vec<SubnetConfig>,
 }
 
 /// How a model is made ready.
@@ -149,6 +151,7 @@ impl Prepared {
                 calibration_tokens,
                 origin,
                 folder,
+                trained: adapter.map_or_else(Vec::new, |adapter| adapter.trained().to_vec()),
             },
         )
     }
@@ -179,6 +182,7 @@ impl Prepared {
                 calibration_tokens: 0,
                 origin: String::new(),
                 folder: PathBuf::new(),
+                trained: Vec::new(),
             },
         )
     }
@@ -212,6 +216,12 @@ impl Prepared {
         self.space = SearchSpace::new(self.model(), &self.name, &choices)?;
         self.choices = choices;
         Ok(())
+    }
+
+    /// Networks near which its weights were trained: others have gained less, so a search should know
+    /// these.
+    pub fn trained(&self) -> &[SubnetConfig] {
+        &self.made.trained
     }
 
     /// The same model with its units in another order, or with another recovery.

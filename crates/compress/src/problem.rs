@@ -2,9 +2,9 @@
 
 use std::str::FromStr;
 
-use lathe_arch::{ModelConfig, SearchSpace, Workload};
+use lathe_arch::{ModelConfig, SearchSpace, SubnetConfig, Workload};
 use lathe_latency::{LatencyTable, Prediction};
-use lathe_search::{Cost, Evaluation, Fidelity, Problem, Space, Trial};
+use lathe_search::{Cost, Evaluation, Fidelity, Genome, Problem, Space, Trial};
 use lathe_supernet::{Evaluator, Subnet, Supernet, SupernetError};
 use serde::{Deserialize, Serialize};
 
@@ -84,9 +84,26 @@ pub struct SubnetProblem<'a> {
     names: Vec<String>,
     objective: LatencyObjective,
     fingerprint: String,
+    /// Genomes that are looked at first.
+    first: Vec<Genome>,
 }
 
 impl<'a> SubnetProblem<'a> {
+    /// Has searches look at these networks first; those that are not of the space are left out.
+    #[must_use]
+    pub fn begun_with(mut self, networks: &[SubnetConfig]) -> Self {
+        let encoded = networks
+            .iter()
+            .map(|network| self.search_space.encode(network));
+        self.first = encoded.filter_map(Result::ok).collect();
+        self
+    }
+
+    /// Genomes that are looked at first.
+    pub(crate) fn first(&self) -> &[Genome] {
+        &self.first
+    }
+
     /// The problem of `search_space` with prices from `table`.
     ///
     /// # Errors
@@ -120,6 +137,7 @@ impl<'a> SubnetProblem<'a> {
             ),
             search_space: search_space.clone(),
             objective,
+            first: Vec::new(),
         })
     }
 

@@ -191,6 +191,17 @@ impl Sampler {
         configs.into_iter().collect()
     }
 
+    /// The members of the front that networks are drawn near, the cheapest first; none where they are
+    /// drawn otherwise.
+    ///
+    /// # Errors
+    /// Never: they are of the space.
+    pub fn front(&self) -> anyhow::Result<Vec<SubnetConfig>> {
+        let is_drawn = self.sampling == Sampling::Front;
+        let members = self.front.values().flatten().filter(|_| is_drawn);
+        members.map(|genome| self.decode(genome)).collect()
+    }
+
     /// In words: other draws have others.
     pub fn describe(&self) -> String {
         let genes = self.front.values().flatten().flatten();

@@ -7,6 +7,7 @@ use std::path::Path;
 use lathe_arch::{SearchSpace, SpaceSpec, SubnetConfig};
 use lathe_compress::{Adapter, Preparation, Prepared};
 use lathe_fetch::ModelSpec;
+use lathe_search::Study;
 use lathe_supernet::checkpoint::Checkpoint;
 use lathe_supernet::{Importance, Recovery, Split, perplexity, perplexity_and_kl};
 use lathe_tests::{Desk, perplexity_in_the_runtime};
@@ -132,6 +133,10 @@ fn a_trained_sub_network_scores_after_its_export_as_in_training() {
         let files = ["--table", &table, "--study", &study];
         let search: Vec<&str> = search.split(' ').chain(files).collect();
         with(&search);
+        // It begins with the full model and what was trained.
+        let looked_at = Study::open(Path::new(&study)).unwrap();
+        let looked_at = looked_at.evaluations().unwrap();
+        assert_eq!(looked_at[1].genome, [1, 3, 0, 4, 2, 5]);
         let resumed = [
             &search[..],
             &["--resume", "--model", &model, "--text", &text],

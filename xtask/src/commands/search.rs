@@ -52,8 +52,8 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
         .collect::<anyhow::Result<Vec<_>>>()?;
     let blocks = evaluator(arguments.block_tokens)?;
     let (workload, latency) = (asked.workload, asked.latency);
-    let mut problem =
-        SubnetProblem::on_devices(&full, &prepared.space, &tables, workload, latency)?;
+    let problem = SubnetProblem::on_devices(&full, &prepared.space, &tables, workload, latency)?;
+    let mut problem = problem.begun_with(prepared.trained());
     if !stages.is_empty() {
         problem = problem.with_low_fidelities(&stages)?;
     }

@@ -1,7 +1,9 @@
 //! Healing the winners and the best baselines alike.
 
+use std::sync::Arc;
+
 use lathe_arch::Precision;
-use lathe_supernet::{Parameters, TokenWindows, TrainSettings, perplexity};
+use lathe_supernet::{Cpu, Parameters, TokenWindows, TrainSettings, perplexity};
 use serde::{Deserialize, Serialize};
 
 use super::{Compared, Comparison, Contender};
@@ -83,6 +85,7 @@ impl Comparison<'_> {
             let label = format!("healing {}", contender.name());
             let healing = Healing {
                 prepared: self.prepared,
+                engine: Arc::new(Cpu::new(&self.prepared.supernet)),
                 config: &contender.subnet,
                 weights: Some(begin),
                 settings: TrainSettings::default(),

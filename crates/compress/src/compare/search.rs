@@ -31,7 +31,8 @@ impl Comparison<'_> {
         let scored = SubnetProblem::new(&blocks, space, table, workload, tpot)?;
         let path = self.folder.join(format!("blocks-{}.db", method.slug()));
         let scores = BlockScores::measure(&scored, &blocks, &path, progress)?;
-        let mut problem = SubnetProblem::new(&evaluator, space, table, workload, objective)?;
+        let problem = SubnetProblem::new(&evaluator, space, table, workload, objective)?;
+        let mut problem = problem.begun_with(self.prepared.trained());
         let label = format!("searching {} for {}", method.name(), objective.name());
         let study = format!("search-{}-{}.db", method.slug(), objective.name());
         let search = KeptSearch {
