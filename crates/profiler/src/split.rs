@@ -76,7 +76,7 @@ pub fn profile_split(
     })?;
     let (recorded, tables): (Vec<_>, Vec<_>) = measured.into_iter().unzip();
     let differences = differences(&tables, request.most_apart)?;
-    let table = joined(recorded, &whole).table(&whole);
+    let table = joined(recorded, whole.plan).table(&whole);
     table.save(whole.out)?;
     Ok(SplitProfile { table, differences })
 }
@@ -143,7 +143,7 @@ fn differences(
 }
 
 /// Everything that the units have recorded, as if one had.
-fn joined(units: Vec<Recorded>, whole: &ProfileRequest<'_>) -> Recorded {
+fn joined(units: Vec<Recorded>, whole: &ProfilePlan) -> Recorded {
     let names: Vec<String> = units.iter().map(|unit| unit.device.name.clone()).collect();
     let mut units = units.into_iter();
     let mut all = units
@@ -151,7 +151,7 @@ fn joined(units: Vec<Recorded>, whole: &ProfileRequest<'_>) -> Recorded {
         .expect("a profile is shared by at least one unit");
     all.plan = ProfilePlan {
         last_level_cache_bytes: all.plan.last_level_cache_bytes,
-        ..whole.plan.clone()
+        ..whole.clone()
     };
     all.restrict();
     for mut unit in units {
@@ -225,10 +225,10 @@ fn passes_mut(record: &mut Record) -> &mut [PassRecord] {
 #[cfg(test)]
 mod tests {
     use lathe_agent::Environment;
-    use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig};
+    use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig, SubnetConfig};
 
     use super::*;
-    use crate::visit::VisitRecord;
+    use crate::visit::{NetworkRecord, VisitRecord, networks};
 
     fn plan() -> ProfilePlan {
         let model = ModelConfig::smollm2_135m();
@@ -236,6 +236,39 @@ mod tests {
         let mlp = (1..=12).map(|width| MlpConfig::with_width(128 * width));
         let attention = attention.map(BlockShape::Attention);
         ProfilePlan::quick(attention.chain(mlp.map(BlockShape::Mlp)).collect())
+    }
+
+    fn unit(records: Vec<Record>) -> Recorded {
+        let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/seeds");
+        let seed = LatencyTable::load(&seeds.join("table/profile")).unwrap();
+        let network = SubnetConfig::full(&ModelConfig::smollm2_135m());
+        Recorded {
+            plan: plan(),
+            device: seed.device,
+            runtime: seed.runtime,
+            networks: [(Precision::F32, vec![network])].into(),
+            records,
+            conditions: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn networks_of_units_keep_apart() {
+        let visit = || {
+            Record::Network(NetworkRecord {
+                precision: Precision::F32,
+                index: 0,
+                passes: Vec::new(),
+                seconds: 1.0,
+                peak_memory_bytes: None,
+                disturbed: None,
+            })
+        };
+        let units = (0..3).map(|_| unit(vec![visit(), visit()])).collect();
+        let all = joined(units, &plan());
+        assert_eq!(all.networks[&Precision::F32].len(), 3);
+        let indices = networks(&all.records).map(|network| network.index);
+        assert_eq!(indices.collect::<Vec<_>>(), [0, 0, 1, 1, 2, 2]);
     }
 
     #[test]
@@ -282,21 +315,12 @@ mod tests {
                 disturbed: None,
             })
         };
-        let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/seeds");
-        let seed = LatencyTable::load(&seeds.join("table/profile")).unwrap();
-        let mut unit = Recorded {
-            plan: plan(),
-            device: seed.device.clone(),
-            runtime: seed.runtime.clone(),
-            networks: BTreeMap::new(),
-            // Mostly near; the second block was never timed but far.
-            records: vec![
-                visit(128, vec![80, 80, 80, 80, 300, 300, 80]),
-                visit(256, vec![300; 7]),
-                visit(128, vec![80; 7]),
-            ],
-            conditions: Vec::new(),
-        };
+        // Mostly near; the second block was never timed but far.
+        let mut unit = unit(vec![
+            visit(128, vec![80, 80, 80, 80, 300, 300, 80]),
+            visit(256, vec![300; 7]),
+            visit(128, vec![80; 7]),
+        ]);
         unit.restrict();
         let turns = unit.records.iter().map(|record| {
             let pass = &passes(record).1[0];

@@ -9,7 +9,7 @@ use lathe_profiler::{
 };
 
 use super::adbd::{Adb, Adbd};
-use super::short::{agent_on, programs};
+use super::short::{MEASURING, agent_on, patient, programs};
 use super::sshd::Sshd;
 
 /// Two profiles of one machine differ by less than this in the middle, whoever else works on it: a
@@ -95,6 +95,7 @@ fn tables_over_ssh_and_adb_are_the_local_one() {
     let (Some(sshd), Some(adb)) = (Sshd::new(), Adb::new()) else {
         return;
     };
+    let _alone = MEASURING.lock();
     let adbd = Adbd::new();
     let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
     let (agent, library) = programs();
@@ -104,7 +105,7 @@ fn tables_over_ssh_and_adb_are_the_local_one() {
     let repeat = local.protocol.repeatability.clone().unwrap();
     let tolerance = repeat.worst.max(LEAST_TOLERANCE);
     for (folder, yaml) in folders[1..].iter().zip([sshd.yaml(), adbd.yaml(&adb)]) {
-        let remote = table(&agent_on(&yaml), folder.path(), false);
+        let remote = table(&agent_on(&patient(&yaml)), folder.path(), false);
         let difference = difference(&local, &remote);
         let name = &remote.device.name;
         println!(

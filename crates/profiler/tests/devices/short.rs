@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,14 @@ use lathe_latency::LatencyTable;
 use lathe_profiler::{
     AgentCommand, DeviceSpec, Link, ProfilePlan, ProfileRequest, ProfilerError, profile,
 };
+
+/// Held by tests that measure with more than one agent, so that they do not keep each other waiting.
+pub static MEASURING: Mutex<()> = Mutex::new(());
+
+/// The device of `yaml` with a limit on jobs that a busy machine keeps.
+pub fn patient(yaml: &str) -> String {
+    yaml.replace("job_timeout_s: 3\n", "job_timeout_s: 60\n")
+}
 
 /// The agent's program and the runtime.
 pub fn programs() -> (PathBuf, PathBuf) {
