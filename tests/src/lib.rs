@@ -55,9 +55,10 @@ fn programs() -> (PathBuf, PathBuf) {
         build.args([
             "build",
             "--quiet",
-            "--package",
+            "--workspace",
+            "--bin",
             "xtask",
-            "--package",
+            "--bin",
             "lathe-agent",
         ]);
         if !cfg!(debug_assertions) {

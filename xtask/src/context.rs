@@ -158,7 +158,7 @@ fn build_agent() -> anyhow::Result<()> {
         return Ok(());
     };
     let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--package", "lathe-agent"]);
+    build.args(["build", "--quiet", "--workspace", "--bin", "lathe-agent"]);
     if !cfg!(debug_assertions) {
         build.arg("--release");
     }

@@ -27,7 +27,7 @@ pub fn programs() -> (PathBuf, PathBuf) {
     static BUILT: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "lathe-agent"]);
+        build.args(["build", "--quiet", "--workspace", "--bin", "lathe-agent"]);
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
