@@ -39,8 +39,8 @@ fn plan() -> ProfilePlan {
         BlockShape::Mlp(MlpConfig::with_width(128)),
     ];
     ProfilePlan {
-        prompts: vec![16, 64],
-        depths: vec![0, 128],
+        prompts: vec![64],
+        depths: vec![128],
         budget_s: 0.0,
         limit_s: 0.0,
         pass_us: 25_000,
