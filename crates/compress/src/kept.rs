@@ -8,8 +8,8 @@ use anyhow::Context;
 
 /// Bytes of all that is kept, beyond which what was used the longest ago goes.
 const KEPT_BYTES: u64 = 6 << 30;
-/// What was used within this time stays: another process may be about to read it.
-const IN_USE: Duration = Duration::from_secs(3600);
+/// What was used within this time stays: another process may read it once more, hours after it began.
+const IN_USE: Duration = Duration::from_secs(24 * 3600);
 /// Its time says when a folder was last used.
 const USED: &str = "used";
 
@@ -20,7 +20,8 @@ const USED: &str = "used";
 pub(crate) fn folder(root: &Path, origin: &str) -> anyhow::Result<PathBuf> {
     let folder = root.join(format!("{:016x}", digest(origin)));
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    fs::write(folder.join(USED), origin).with_context(|| folder.display().to_string())?;
+    // A cache that cannot be written to can be read all the same.
+    let _ = fs::write(folder.join(USED), origin);
     make_room(root, KEPT_BYTES, SystemTime::now());
     Ok(folder)
 }
@@ -70,13 +71,12 @@ mod tests {
     fn what_was_used_the_longest_ago_goes_and_what_is_in_use_stays() {
         let root = tempfile::tempdir().unwrap();
         let now = SystemTime::now();
-        let make = |name: &str, bytes: usize, hours: u64| {
+        let make = |name: &str, bytes: usize, days: u32| {
             let folder = root.path().join(name);
             fs::create_dir(&folder).unwrap();
             fs::write(folder.join("calibration"), vec![0; bytes]).unwrap();
             let used = fs::File::create(folder.join(USED)).unwrap();
-            used.set_modified(now - Duration::from_secs(3600 * hours))
-                .unwrap();
+            used.set_modified(now - days * IN_USE).unwrap();
         };
         make("oldest", 100, 9);
         make("older", 100, 8);

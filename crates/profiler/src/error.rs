@@ -108,6 +108,14 @@ pub enum ProfilerError {
         /// Batches profiled.
         batches: Vec<usize>,
     },
+    /// One of several units that share a profile failed.
+    #[error("device {unit}: {source}")]
+    Unit {
+        /// Its name.
+        unit: String,
+        /// What happened there.
+        source: Box<ProfilerError>,
+    },
     /// Units that share a profile are of different kinds.
     #[error(
         "{} and {} are not of one kind (processor, cores, runtime, threads), or measured nothing alike: profile each by itself, without --split",

@@ -1,7 +1,6 @@
 //! One profile shared among several units of one kind of device.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::thread;
 
 use lathe_arch::{BlockShape, Phase, Precision};
@@ -16,6 +15,7 @@ use crate::{AgentCommand, ProfilerError};
 
 /// One in so many blocks of a kind is measured by every unit: by these they are compared.
 const COMMON_EVERY: usize = 4;
+
 /// A profile that several units share.
 pub struct SplitRequest<'a> {
     /// What to measure; the table goes to its `out`, and what each unit measured beside it.
@@ -46,29 +46,13 @@ pub fn profile_split(
     request: &SplitRequest<'_>,
     on_progress: impl Fn(usize, f64, &str) + Sync,
 ) -> Result<SplitProfile, ProfilerError> {
-    let whole = request.whole;
-    let count = request.units.len();
-    let one = |index: usize| -> Result<(Recorded, LatencyTable), ProfilerError> {
-        let (agent, conditions) = request.units[index];
-        let out = out_of_unit(whole.out, &agent.device().name);
-        let plan = whole.plan.part(index, count);
-        let part = ProfileRequest {
-            agent,
-            conditions,
-            plan: &plan,
-            out: &out,
-            ..whole
-        };
-        let recorded = record(&part, |share, what| on_progress(index, share, what))?;
-        let table = recorded.table(&part);
-        table.save(&out)?;
-        Ok((recorded, table))
-    };
-    let one = &one;
+    let (whole, on_progress) = (request.whole, &on_progress);
     let measured = thread::scope(|scope| {
-        let running: Vec<_> = (0..count)
-            .map(|index| scope.spawn(move || one(index)))
-            .collect();
+        let running = (0..request.units.len()).map(|unit| {
+            let show = move |share: f64, what: &str| on_progress(unit, share, what);
+            scope.spawn(move || measure(request, unit, show))
+        });
+        let running: Vec<_> = running.collect();
         let ended = running.into_iter().map(|running| running.join());
         ended
             .map(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -79,6 +63,32 @@ pub fn profile_split(
     let table = joined(recorded, whole.plan).table(&whole);
     table.save(whole.out)?;
     Ok(SplitProfile { table, differences })
+}
+
+/// One unit's part.
+fn measure(
+    request: &SplitRequest<'_>,
+    unit: usize,
+    on_progress: impl FnMut(f64, &str),
+) -> Result<(Recorded, LatencyTable), ProfilerError> {
+    let (agent, conditions) = request.units[unit];
+    let name = &agent.device().name;
+    let out = request.whole.out.with_extension(format!("{name}.yaml"));
+    let part = ProfileRequest {
+        agent,
+        conditions,
+        plan: &request.whole.plan.part(unit, request.units.len()),
+        out: &out,
+        ..request.whole
+    };
+    let of_unit = |source| ProfilerError::Unit {
+        unit: name.clone(),
+        source: Box::new(source),
+    };
+    let recorded = record(&part, on_progress).map_err(of_unit)?;
+    let table = recorded.table(&part);
+    table.save(&out)?;
+    Ok((recorded, table))
 }
 
 impl ProfilePlan {
@@ -109,11 +119,6 @@ impl ProfilePlan {
             ..self.clone()
         }
     }
-}
-
-/// Where a unit's table goes, with its journal.
-fn out_of_unit(out: &Path, name: &str) -> PathBuf {
-    out.with_extension(format!("{name}.yaml"))
 }
 
 /// How far pairs of units differ.
@@ -224,6 +229,8 @@ fn passes_mut(record: &mut Record) -> &mut [PassRecord] {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use lathe_agent::Environment;
     use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig, SubnetConfig};
 

@@ -299,14 +299,23 @@ fn a_login_may_say_what_it_likes() {
     agent.inspect().unwrap();
 }
 
+/// Says to another process of the test below which device it is to hold.
+const HELD: &str = "LATHE_HELD_DEVICE";
+
 #[test]
 fn a_killed_host_leaves_no_agent_and_no_folder() {
+    if let Ok(yaml) = std::env::var(HELD) {
+        // This is the process that is killed in the middle.
+        let _agent = Agent::start(&agent_on(&yaml)).unwrap();
+        sleep(Duration::from_secs(60));
+        return;
+    }
     let Some(sshd) = Sshd::new() else { return };
-    // Another process of this test, which is killed in the middle.
     let this = std::env::current_exe().unwrap();
+    let name = "ssh::a_killed_host_leaves_no_agent_and_no_folder";
     let mut host = Command::new(this)
-        .args(["--exact", "ssh::hold_an_agent", "--nocapture", "--ignored"])
-        .env("LATHE_HELD_DEVICE", sshd.yaml())
+        .args(["--exact", name, "--nocapture"])
+        .env(HELD, sshd.yaml())
         .spawn()
         .unwrap();
     wait_for(|| super::short::agent_process(&sshd.device()).is_some());
@@ -316,15 +325,4 @@ fn a_killed_host_leaves_no_agent_and_no_folder() {
     host.wait().unwrap();
     wait_for(|| found(&sshd.device(), "lathe-").is_empty());
     wait_for(|| !Path::new("/proc").join(&process).exists());
-}
-
-/// What `a_killed_host_leaves_no_agent_and_no_folder` kills.
-#[test]
-#[ignore = "runs inside another test"]
-fn hold_an_agent() {
-    let Ok(yaml) = std::env::var("LATHE_HELD_DEVICE") else {
-        return;
-    };
-    let _agent = Agent::start(&agent_on(&yaml)).unwrap();
-    sleep(Duration::from_secs(60));
 }
