@@ -1,8 +1,6 @@
 //! A table says the same whichever way it was made.
 
-use std::path::Path;
-
-use lathe_arch::{AttentionConfig, BlockShape, MlpConfig, ModelConfig};
+use lathe_arch::{AttentionConfig, BlockShape, MlpConfig, ModelConfig, Phase};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{
     AgentCommand, ProfilePlan, ProfileRequest, SecondProfile, profile, profile_twice,
@@ -15,6 +13,10 @@ use super::sshd::Sshd;
 /// Two profiles of one machine differ by less than this in the middle, whoever else works on it: a
 /// link that leaked into the times would add milliseconds to microseconds.
 const LEAST_TOLERANCE: f64 = 0.10;
+
+/// How often two tables are compared before they are said to differ. What a neighbour takes of the
+/// memory's speed for half a minute is in one comparison, what a link leaks is in all of them.
+const COMPARISONS: usize = 4;
 
 pub fn model() -> ModelConfig {
     ModelConfig {
@@ -49,8 +51,9 @@ fn plan() -> ProfilePlan {
     }
 }
 
-/// The table made in `folder`, twice when it is to say how far two differ.
-fn table(command: &AgentCommand, folder: &Path, is_twice: bool) -> LatencyTable {
+/// The table of a device, made twice when it is to say how far two differ.
+fn table(command: &AgentCommand, is_twice: bool) -> LatencyTable {
+    let folder = tempfile::tempdir().unwrap();
     let (model, plan) = (model(), plan());
     let request = ProfileRequest {
         agent: command,
@@ -58,7 +61,7 @@ fn table(command: &AgentCommand, folder: &Path, is_twice: bool) -> LatencyTable 
         model: &model,
         conditions: &[],
         plan: &plan,
-        out: &folder.join("table.yaml"),
+        out: &folder.path().join("table.yaml"),
         resume: false,
     };
     match is_twice {
@@ -68,26 +71,25 @@ fn table(command: &AgentCommand, folder: &Path, is_twice: bool) -> LatencyTable 
     .unwrap()
 }
 
-/// The median difference of prices, the machine's speed over each profile taken out.
+/// The median difference of prices. The machine's speed over each profile is taken out, of prefill,
+/// which the processor bounds, and of decode, which the memory bounds, each by itself.
 fn difference(one: &LatencyTable, other: &LatencyTable) -> f64 {
-    let pairs = one.entries.iter().zip(&other.entries);
-    let mut ratios: Vec<f64> = pairs
-        .map(|(a, b)| {
-            assert_eq!((a.block, a.phase), (b.block, b.phase));
-            a.price_us / b.price_us
-        })
-        .collect();
+    let mut ratios = [Vec::new(), Vec::new()];
+    for (a, b) in one.entries.iter().zip(&other.entries) {
+        assert_eq!((a.block, a.phase), (b.block, b.phase));
+        let is_decode = matches!(a.phase, Phase::Decode { .. });
+        ratios[usize::from(is_decode)].push(a.price_us / b.price_us);
+    }
     let median = |values: &mut Vec<f64>| {
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
-    let level = median(&mut ratios);
-    median(
-        &mut ratios
-            .iter()
-            .map(|ratio| (ratio / level - 1.0).abs())
-            .collect(),
-    )
+    let mut differences = Vec::new();
+    for mut ratios in ratios {
+        let level = median(&mut ratios);
+        differences.extend(ratios.iter().map(|ratio| (ratio / level - 1.0).abs()));
+    }
+    median(&mut differences)
 }
 
 #[test]
@@ -97,23 +99,27 @@ fn tables_over_ssh_and_adb_are_the_local_one() {
     };
     let _alone = MEASURING.lock();
     let adbd = Adbd::new();
-    let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
     let (agent, library) = programs();
     let yaml = "name: here\nthreads: 1\ntransport: local\n";
-    let local = super::short::link_to(yaml).agent(&agent, &library);
-    let local = table(&local, folders[0].path(), true);
+    let here = super::short::link_to(yaml).agent(&agent, &library);
+    let local = table(&here, true);
     let repeat = local.protocol.repeatability.clone().unwrap();
-    let tolerance = repeat.worst.max(LEAST_TOLERANCE);
-    for (folder, yaml) in folders[1..].iter().zip([sshd.yaml(), adbd.yaml(&adb)]) {
-        let remote = table(&agent_on(&patient(&yaml)), folder.path(), false);
-        let difference = difference(&local, &remote);
-        let name = &remote.device.name;
+    let tolerance = repeat.median.max(LEAST_TOLERANCE);
+    for yaml in [sshd.yaml(), adbd.yaml(&adb)] {
+        let agent = agent_on(&patient(&yaml));
+        let mut remote = table(&agent, false);
+        let name = remote.device.name.clone();
+        let mut differences = vec![difference(&local, &remote)];
+        while differences[differences.len() - 1] > tolerance && differences.len() < COMPARISONS {
+            let local = table(&here, false);
+            remote = table(&agent, false);
+            differences.push(difference(&local, &remote));
+        }
         println!(
-            "{name}: median difference {:.1} %, A/A worst {:.1} %",
-            100.0 * difference,
-            100.0 * repeat.worst
+            "{name}: median differences {differences:.3?}, A/A worst {:.3}",
+            repeat.worst
         );
-        assert!(difference <= tolerance, "{name}: {difference}, {repeat:?}");
+        assert!(differences[differences.len() - 1] <= tolerance, "{name}");
         // The same machine told by itself.
         let known = [&local, &remote].map(|table| {
             let device = &table.device;
