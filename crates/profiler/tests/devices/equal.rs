@@ -1,6 +1,6 @@
 //! A table says the same whichever way it was made.
 
-use lathe_arch::{AttentionConfig, BlockShape, MlpConfig, ModelConfig, Phase};
+use lathe_arch::{ModelConfig, Phase, Precision, SearchSpace, SpaceSpec};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{
     AgentCommand, ProfilePlan, ProfileRequest, SecondProfile, profile, profile_twice,
@@ -32,22 +32,19 @@ pub fn model() -> ModelConfig {
     }
 }
 
+/// All that a quick profile has, of a small model and for seconds.
 fn plan() -> ProfilePlan {
     let model = model();
-    let blocks = vec![
-        BlockShape::Attention(AttentionConfig::full(&model)),
-        BlockShape::Attention(AttentionConfig::with_groups(&model, 1)),
-        BlockShape::Mlp(MlpConfig::full(&model)),
-        BlockShape::Mlp(MlpConfig::with_width(128)),
-    ];
+    let space = SearchSpace::new(&model, "small", &SpaceSpec::standard(&model)).unwrap();
     ProfilePlan {
-        prompts: vec![64],
-        depths: vec![128],
+        prompts: vec![32, 64],
+        depths: vec![0, 128],
         budget_s: 0.0,
         limit_s: 0.0,
         pass_us: 25_000,
-        networks: 0,
-        ..ProfilePlan::quick(blocks)
+        network_pass_us: 50_000,
+        workload: "64+32".parse().unwrap(),
+        ..ProfilePlan::quick(ProfilePlan::blocks(&space, &[Precision::F32]))
     }
 }
 
@@ -120,6 +117,7 @@ fn tables_over_ssh_and_adb_are_the_local_one() {
             repeat.worst
         );
         assert!(differences[differences.len() - 1] <= tolerance, "{name}");
+        assert_eq!(remote.calibration.len(), 2, "{name}: prefill and decode");
         // The same machine told by itself.
         let known = [&local, &remote].map(|table| {
             let device = &table.device;
