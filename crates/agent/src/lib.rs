@@ -331,8 +331,10 @@ pub struct Failed {
 pub struct Environment {
     /// Time that passed, in microseconds.
     pub wall_us: u64,
-    /// Time in which some task waited for a processor, in microseconds (`/proc/pressure/cpu`).
-    pub cpu_pressure_us: Option<u64>,
+    /// Time that threads of this process were ready to run and waited for a processor, in
+    /// microseconds, summed over the threads (`/proc/self/task/*/schedstat`).
+    #[serde(default)]
+    pub run_delay_us: Option<u64>,
     /// Time the hypervisor took away, in clock ticks (`/proc/stat`).
     pub steal_ticks: Option<u64>,
     /// Times this process was put off its processor.

@@ -20,9 +20,9 @@ const GENES: usize = 60;
 const CHOICES: usize = 9;
 /// Evaluations after which memory is first looked at.
 const EARLY: usize = 1000;
-/// Evaluations of the additive method, whose model takes the longest to fit: ten times as many as
-/// a search has.
-const MOST_ADDITIVE: usize = 1000;
+/// Evaluations of the additive method, whose model takes the longest to fit: as many as a search has,
+/// and ten times as many.
+const ADDITIVE: [usize; 2] = [100, 1000];
 
 struct Blocks(Space);
 
@@ -52,24 +52,34 @@ fn choice(variable: usize, choice: usize) -> [f64; 2] {
     [kept, weight * (1.0 - kept).powi(2)]
 }
 
-fn methods(space: &Space) -> Result<Vec<Box<dyn Searcher>>, Box<dyn std::error::Error>> {
+type Methods = Vec<(Box<dyn Searcher>, usize)>;
+
+/// Every method and how many evaluations it makes.
+fn methods(space: &Space, evaluations: usize) -> Result<Methods, Box<dyn std::error::Error>> {
     let choices = |variable| (0..CHOICES).map(|c| choice(variable, c)).collect();
     let additive = AdditiveOptions {
         variables: (0..GENES).map(choices).collect(),
         costs: Costs::Between(0.25 * GENES as f64..=GENES as f64),
         first: Vec::new(),
     };
-    Ok(vec![
-        Box::new(RandomSearch::new(space, &[], 1)?),
-        Box::new(NsgaII::new(space, NsgaOptions::default(), 1)?),
-        Box::new(LocalSearch::new(space, &[], 1)?),
-        Box::new(RegularizedEvolution::new(
-            space,
-            EvolutionOptions::default(),
-            1,
-        )?),
-        Box::new(AdditiveSearch::new(additive, 1)?),
-    ])
+    let evolution = EvolutionOptions::default();
+    let mut methods: Methods = vec![
+        (Box::new(RandomSearch::new(space, &[], 1)?), evaluations),
+        (
+            Box::new(NsgaII::new(space, NsgaOptions::default(), 1)?),
+            evaluations,
+        ),
+        (Box::new(LocalSearch::new(space, &[], 1)?), evaluations),
+        (
+            Box::new(RegularizedEvolution::new(space, evolution, 1)?),
+            evaluations,
+        ),
+    ];
+    for most in ADDITIVE {
+        let additive = AdditiveSearch::new(additive.clone(), 1)?;
+        methods.push((Box::new(additive), evaluations.min(most)));
+    }
+    Ok(methods)
 }
 
 /// Resident memory of this process.
@@ -85,11 +95,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let evaluations: usize = evaluations.transpose()?.unwrap_or(100_000);
     let space = Space::new(vec![CHOICES; GENES])?;
     println!("method          evaluations  us a trial  MB after {EARLY}  MB at the end");
-    for mut searcher in methods(&space)? {
-        let budget = match searcher.name() {
-            "additive" => evaluations.min(MOST_ADDITIVE),
-            _ => evaluations,
-        };
+    for (mut searcher, budget) in methods(&space, evaluations)? {
         let folder = tempfile::tempdir()?;
         let mut problem = Blocks(space.clone());
         let header = StudyHeader::of(&problem, &*searcher, 1);

@@ -345,7 +345,7 @@ fn untold_pressure(case: &Case) -> Option<Finding> {
     }
     note(
         "The system does not tell how long tasks wait for processors.".to_owned(),
-        "Boot with `psi=1` where the kernel has it; else only the reference network shows disturbances.",
+        "Boot with `psi=1` where the kernel has it: then a busy device is noticed before it is measured.",
     )
 }
 
@@ -372,7 +372,7 @@ fn untold_clock(case: &Case) -> Option<Finding> {
     };
     note(
         format!("The system does not tell {untold}."),
-        "Nothing has to be done: measurements rely on pressure, steal and the reference network instead.",
+        "Nothing has to be done: measurements rely on waiting threads, steal and the reference network instead.",
     )
 }
 
