@@ -115,9 +115,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             },
         )?;
         let us = clock.elapsed().as_secs_f64() * 1e6 / budget as f64;
-        let megabytes = |bytes: Option<u64>| bytes.map_or(f64::NAN, |b| b as f64 / 1e6);
+        let megabytes = |bytes: Option<u64>| {
+            bytes.map_or_else(|| "-".to_owned(), |b| format!("{:.1}", b as f64 / 1e6))
+        };
         println!(
-            "{:14} {budget:>12} {us:>11.0} {:>14.1} {:>14.1}",
+            "{:14} {budget:>12} {us:>11.0} {:>14} {:>14}",
             searcher.name(),
             megabytes(early),
             megabytes(resident_bytes())
