@@ -332,7 +332,7 @@ pub struct Environment {
     /// Time that passed, in microseconds.
     pub wall_us: u64,
     /// Time that threads of this process were ready to run and waited for a processor, in
-    /// microseconds, summed over the threads (`/proc/self/task/*/schedstat`).
+    /// microseconds: their sum (`/proc/self/task/*/schedstat`) over the number of a session's threads.
     #[serde(default)]
     pub run_delay_us: Option<u64>,
     /// Time the hypervisor took away, in clock ticks (`/proc/stat`).

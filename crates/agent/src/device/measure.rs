@@ -69,7 +69,7 @@ pub fn measure(
             pass: index,
             durations_ns: turns.durations_ns,
             round_trips_ns: turns.round_trips_ns,
-            environment: Reading::now().since(&before),
+            environment: Reading::now().since(&before, job.session.threads),
         })?;
     }
     for (index, (path, session)) in job.models.iter().zip(sessions).enumerate() {
