@@ -80,15 +80,17 @@ pub enum TransportError {
     },
     /// There is no room for a file.
     #[error(
-        "{device}: {file} needs {needed} MiB and {folder} has {free} MiB left: make room, or name another `folder:` in the device's file"
+        "{device}: {file} needs {needed} MiB, {spare} of them to stay free, and {folder} has {free} MiB left: make room, or name another `folder:` in the device's file"
     )]
     Full {
         /// The device.
         device: String,
         /// The file.
         file: String,
-        /// Its size in MiB.
+        /// Its size and `spare`, in MiB.
         needed: u64,
+        /// What is to stay free, in MiB.
+        spare: u64,
         /// The folder on the device.
         folder: String,
         /// What is free there, in MiB.

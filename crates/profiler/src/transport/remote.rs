@@ -342,7 +342,8 @@ impl<S: Shell> Remote<S> {
         TransportError::Full {
             device: self.shell.device(),
             file: item.file.display().to_string(),
-            needed: item.stamp.bytes.div_ceil(1 << 20),
+            needed: (item.stamp.bytes + SPARE_BYTES).div_ceil(1 << 20),
+            spare: SPARE_BYTES >> 20,
             folder: state.path(""),
             free: free >> 20,
         }
