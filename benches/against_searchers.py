@@ -114,20 +114,20 @@ def main():
     parser.add_argument("--calibration-tokens", type=int, default=32768)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--least", type=float, default=0.5)
-    parser.add_argument("--skip", default="", help="methods to leave out, by commas")
+    parser.add_argument("--skip", default="", help="left out, by commas: methods, starts, or both as seeded-nsga2")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    skipped = options.skip.split(",")
+    skipped = set(options.skip.split(","))
     seeds = range(1, options.seeds + 1)
     runs = {}
     for method, start, evaluations in OURS:
-        if method not in skipped and start not in skipped:
+        if skipped.isdisjoint([method, start, f"{start}-{method}"]):
             label = f"lathe {method}, {start}, {evaluations}"
             runs[label] = [ours(options, method, start, evaluations, seed) for seed in seeds]
     objective = Objective(options)
     full, _ = objective(objective.about["full"])
     for method in WHITTLE:
-        if method not in skipped and "whittle" not in skipped:
+        if skipped.isdisjoint(["whittle", f"whittle-{method}"]):
             label = f"whittle {method}, 100"
             runs[label] = [whittle(objective, method, 100, seed) for seed in seeds]
     print(f"hypervolumes of {len(seeds)} seeds: median, least, greatest; median at 100 evaluations")

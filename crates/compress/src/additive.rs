@@ -9,6 +9,7 @@ use lathe_search::{
 };
 
 use crate::first::first_genomes;
+use crate::shallow::shallow_genomes;
 use crate::{BlockScores, SubnetProblem};
 
 /// Sub-networks are recommended at multiples of one part in this many of the full model's latency.
@@ -123,13 +124,13 @@ fn additive_options(
         Costs::At(shares) => shares.clone(),
     };
     let mut recommended: Vec<Genome> = Vec::new();
-    for share in shares {
-        let fits = front.iter().filter(|point| point.cost <= saving(share));
-        if let Some(best) = fits.min_by(|a, b| a.loss.total_cmp(&b.loss))
-            && !recommended.contains(&best.genome)
-        {
-            recommended.push(best.genome.clone());
-        }
+    for share in &shares {
+        let fits = front.iter().filter(|point| point.cost <= saving(*share));
+        let best = fits.min_by(|a, b| a.loss.total_cmp(&b.loss));
+        recommended.extend(best.map(|point| point.genome.clone()));
+    }
+    for share in &shares {
+        recommended.extend(shallow_genomes(space, &variables, saving(*share))?);
     }
     let cheapest = front.first().map_or(0.0, |point| point.cost);
     Ok(AdditiveOptions {
