@@ -123,14 +123,16 @@ fn additive_options(
         }
         Costs::At(shares) => shares.clone(),
     };
+    // Some shares are wanted more often than others.
+    let of_share = |(at, share)| (!shares[..at].contains(share)).then(|| saving(*share));
+    let savings: Vec<f64> = shares.iter().enumerate().filter_map(of_share).collect();
     let mut recommended: Vec<Genome> = Vec::new();
-    for share in &shares {
-        let fits = front.iter().filter(|point| point.cost <= saving(*share));
-        let best = fits.min_by(|a, b| a.loss.total_cmp(&b.loss));
+    for saving in &savings {
+        let best = front.iter().rfind(|point| point.cost <= *saving);
         recommended.extend(best.map(|point| point.genome.clone()));
     }
-    for share in &shares {
-        recommended.extend(shallow_genomes(space, &variables, saving(*share))?);
+    for saving in &savings {
+        recommended.extend(shallow_genomes(space, &variables, *saving)?);
     }
     let cheapest = front.first().map_or(0.0, |point| point.cost);
     Ok(AdditiveOptions {

@@ -47,9 +47,9 @@ pub(crate) fn shallow_genomes(
             rest[2 * pair].truncate(REMOVED + 1);
             rest[2 * pair + 1].truncate(REMOVED + 1);
         }
+        // Losses fall where costs rise.
         let front = additive_front(&rest)?;
-        let fits = front.into_iter().filter(|point| point.cost <= saving);
-        let best = fits.min_by(|a, b| a.loss.total_cmp(&b.loss));
+        let best = front.into_iter().rfind(|point| point.cost <= saving);
         genomes.extend(best.map(|point| point.genome));
     }
     Ok(genomes)
