@@ -1,7 +1,9 @@
 //! From arguments to a search method.
 
 use anyhow::Context;
-use lathe_compress::{BlockScores, SubnetProblem, additive_search, recommended};
+use lathe_compress::{
+    BlockScores, SubnetProblem, additive_search, recommended, uninformed_genomes,
+};
 use lathe_search::{
     BayesianOptions, BayesianSearch, Costs, EvolutionOptions, LocalSearch, NsgaII, NsgaIII,
     NsgaIIIOptions, NsgaOptions, Problem, RandomSearch, RegularizedEvolution, Searcher,
@@ -16,7 +18,7 @@ const SAMPLE_SHARE: usize = 10;
 const USELESS_DIVERGENCE: f64 = 3.0;
 
 /// The method that was asked for. It begins with what block scores recommend where the front is wanted,
-/// or without them with the full model.
+/// or without them with the ends of the space and draws from it, as many as a population has.
 pub fn searcher(
     arguments: &Search,
     problem: &SubnetProblem<'_>,
@@ -27,7 +29,7 @@ pub fn searcher(
     let full_us = problem.latency_us(&full);
     let first = match scores {
         Some((scores, wanted)) => recommended(problem, scores, wanted)?,
-        None => vec![full],
+        None => uninformed_genomes(space, population, seed),
     };
     Ok(match arguments.method {
         Method::Additive => {

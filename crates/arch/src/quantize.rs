@@ -103,24 +103,48 @@ pub fn round_trip(matrix: &mut [f32], outputs: usize, precision: Precision) {
     }
     assert!(matrix.len().is_multiple_of(outputs), "a row is cut short");
     let zero = (1u32 << (bits - 1)) as f32;
-    let mut largest = vec![0.0f32; outputs];
+    let mut scales = vec![0.0f32; outputs];
+    let mut inverses = vec![0.0f32; outputs];
     for block in matrix.chunks_mut(QUANTIZATION_BLOCK * outputs) {
-        largest.fill(0.0);
+        // First the values of the largest magnitude, then the scales.
+        scales.fill(0.0);
         for row in block.chunks_exact(outputs) {
-            for (largest, value) in largest.iter_mut().zip(row) {
-                if value.abs() > largest.abs() {
-                    *largest = *value;
-                }
+            for (largest, value) in scales.iter_mut().zip(row) {
+                *largest = match value.abs() > largest.abs() {
+                    true => *value,
+                    false => *largest,
+                };
             }
         }
+        for (scale, inverse) in scales.iter_mut().zip(&mut inverses) {
+            *scale = -*scale / zero;
+            *inverse = if *scale == 0.0 { 0.0 } else { 1.0 / *scale };
+        }
         for row in block.chunks_exact_mut(outputs) {
-            for (largest, value) in largest.iter().zip(row) {
-                let scale = -largest / zero;
-                let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-                let level = (*value * inverse + zero).round();
+            for (value, (scale, inverse)) in row.iter_mut().zip(scales.iter().zip(&inverses)) {
+                let level = round(*value * inverse + zero);
                 *value = scale * (level.clamp(0.0, 2.0 * zero - 1.0) - zero);
             }
         }
+    }
+}
+
+/// The nearest whole number, of two the even one. `value` is between -2^22 and 2^22. As
+/// `f32::round_ties_even`, which is a call for every number where the processor's instruction for it is
+/// not taken for granted.
+fn round_ties_even(value: f32) -> f32 {
+    // Beyond 2^23 there are only whole numbers.
+    const ONLY_WHOLE: f32 = 1.5 * 8_388_608.0;
+    (value + ONLY_WHOLE) - ONLY_WHOLE
+}
+
+/// The nearest whole number, of two the greater one. Of no negative number is it another than
+/// `f32::round`, which is a call, likewise.
+fn round(value: f32) -> f32 {
+    let even = round_ties_even(value);
+    match value - even >= 0.5 {
+        true => even + 1.0,
+        false => even,
     }
 }
 
@@ -138,7 +162,7 @@ pub fn round_activations(rows: &mut [f32], width: usize) {
             let scale = largest / 127.0;
             let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
             for value in block {
-                *value = (*value * inverse).round_ties_even() * scale;
+                *value = round_ties_even(*value * inverse) * scale;
             }
         }
     }
@@ -178,6 +202,17 @@ mod tests {
             for (once, twice) in once.iter().zip(&got) {
                 assert!((once - twice).abs() <= 1e-6);
             }
+        }
+    }
+
+    #[test]
+    fn numbers_are_rounded_as_the_standard_library_rounds_them() {
+        let halves = (0..600).map(|step| step as f32 / 2.0);
+        let near = halves.flat_map(|half| [half.next_down(), half, half.next_up()]);
+        let random = random_weights(1000, 11).into_iter().map(|x| 127.0 * x);
+        for value in near.chain(random) {
+            assert_eq!(round_ties_even(value), value.round_ties_even(), "{value}");
+            assert_eq!(round(value.abs()), value.abs().round(), "{value}");
         }
     }
 

@@ -42,6 +42,7 @@ pub use block_scores::BlockScores;
 pub use compare::{Compared, Comparison, Contender, HealedScore, Method};
 pub use figure::write_comparison_figures;
 pub use finetuning::{Finetuned, Finetuning};
+pub use first::uninformed_genomes;
 pub use front::{Column, Front, Member, read_front};
 pub use healing::{Healed, Healing};
 pub use limits::Limits;

@@ -117,8 +117,10 @@ impl Matrix<'_> {
         }
         let window = self.window();
         let columns = window.col_count();
-        let rows = (0..window.row_count()).flat_map(|row| window.row(row));
-        let mut values: Vec<f32> = rows.copied().collect();
+        let mut values = Vec::with_capacity(window.row_count() * columns);
+        for row in 0..window.row_count() {
+            values.extend_from_slice(window.row(row));
+        }
         round_trip(&mut values, columns, precision);
         let matrix = Array2::from_shape_vec((window.row_count(), columns), values);
         Matrix::Own(matrix.expect("a window has as many numbers as rows times columns"))

@@ -25,7 +25,8 @@ use crate::recovery::{Absorbed, BlockRecovery, Recovered, Recovery};
 /// "the best n".
 ///
 /// Refitted matrices are made when a choice is first cut and kept for the next time, the latest of
-/// them: twice as many numbers as the last matrices of all blocks have.
+/// them: twice as many numbers as the last matrices of all blocks have, or as
+/// [`Self::keep_refits`] says.
 pub struct Supernet {
     model: ModelConfig,
     ends: Ends,
@@ -169,6 +170,14 @@ impl Supernet {
         let empty = Refits::new(self.refits().most_numbers);
         self.refitted = Mutex::new(empty);
         Ok(self)
+    }
+
+    /// Lets refitted matrices take `bytes` where that is more than they are allowed already. A search
+    /// that has cut most choices of every block once then cuts without solving anything.
+    pub fn keep_refits(&mut self, bytes: u64) {
+        let numbers = usize::try_from(bytes / size_of::<f32>() as u64).unwrap_or(usize::MAX);
+        let mut refits = self.refits();
+        refits.most_numbers = refits.most_numbers.max(numbers);
     }
 
     /// Whether its weights were trained.

@@ -134,7 +134,8 @@ pub struct Search {
     /// Tokens of each block score, from which the first sub-networks follow
     #[arg(long, default_value_t = 512, value_name = "N")]
     pub block_tokens: usize,
-    /// Begin with the full model alone, without block scores: to compare methods
+    /// Begin with uniform draws, the largest, the smallest and the middle network, without block scores: to compare
+    /// methods
     #[arg(long)]
     pub from_scratch: bool,
     /// Sub-networks that are proposed at once. With more than one, several processes may work on the
