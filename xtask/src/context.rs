@@ -12,6 +12,7 @@ use lathe_profiler::{AgentCommand, DeviceSpec, Link, find_agent, own_target};
 use lathe_supernet::checkpoint::read_config;
 use lathe_supernet::{Parameters, Recovery, Subnet};
 use serde::de::DeserializeOwned;
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::arguments::{AdapterArgument, DeviceArguments, ModelArguments, ProgramArguments};
 use crate::progress::Steps;
@@ -19,6 +20,9 @@ use crate::progress::Steps;
 /// Calibration tokens for each channel of the widest block below which a refit may do more harm
 /// than good.
 const TOKENS_PER_CHANNEL: usize = 4;
+
+/// Of the memory that is free when a search begins, one part in this many is for refitted matrices.
+const REFITS_SHARE: u64 = 8;
 
 /// Beside a study: the choices among which was searched.
 pub const SPACE: &str = "space.json";
@@ -204,6 +208,29 @@ pub fn prepare(
         );
     }
     Ok(prepared)
+}
+
+/// A model that is ready to be cut often.
+pub fn prepare_search(
+    cache: &Cache,
+    arguments: &ModelArguments,
+    adapter: &AdapterArgument,
+    steps: &mut Steps,
+) -> anyhow::Result<lathe_compress::Prepared> {
+    let mut prepared = prepare(cache, arguments, adapter, steps)?;
+    let memory_bytes = free_memory_bytes() / REFITS_SHARE;
+    prepared.supernet.keep_refits(memory_bytes);
+    Ok(prepared)
+}
+
+/// 0 where the machine does not tell.
+fn free_memory_bytes() -> u64 {
+    let kind = RefreshKind::nothing().with_memory(MemoryRefreshKind::everything());
+    let machine = System::new_with_specifics(kind).ok();
+    machine.map_or(0, |machine| {
+        let of_group = machine.cgroup_limits().map(|limits| limits.free_memory);
+        machine.available_memory().min(of_group.unwrap_or(u64::MAX))
+    })
 }
 
 /// A model that is ready for one sub-network, and that.

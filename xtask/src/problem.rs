@@ -3,14 +3,10 @@
 use lathe_arch::SpaceSpec;
 use lathe_compress::{DeviceTables, Prepared};
 use lathe_fetch::Cache;
-use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::arguments::ProblemArguments;
 use crate::context;
 use crate::progress::Steps;
-
-/// Of the memory that is free when a search begins, one part in this many is for refitted matrices.
-const REFITS_SHARE: u64 = 8;
 
 impl ProblemArguments {
     /// The tables, which are of the model.
@@ -22,11 +18,8 @@ impl ProblemArguments {
 
     /// The model, ready to be cut.
     pub fn prepare(&self, cache: &Cache, steps: &mut Steps) -> anyhow::Result<Prepared> {
-        let mut prepared = context::prepare(cache, &self.model, &self.adapter, steps)?;
+        let mut prepared = context::prepare_search(cache, &self.model, &self.adapter, steps)?;
         prepared.choose_among(self.choices(prepared.choices()))?;
-        prepared
-            .supernet
-            .keep_refits(free_memory_bytes() / REFITS_SHARE);
         Ok(prepared)
     }
 
@@ -39,14 +32,4 @@ impl ProblemArguments {
         }
         choices
     }
-}
-
-/// 0 where the machine does not tell.
-fn free_memory_bytes() -> u64 {
-    let kind = RefreshKind::nothing().with_memory(MemoryRefreshKind::everything());
-    let machine = System::new_with_specifics(kind).ok();
-    machine.map_or(0, |machine| {
-        let of_group = machine.cgroup_limits().map(|limits| limits.free_memory);
-        machine.available_memory().min(of_group.unwrap_or(u64::MAX))
-    })
 }

@@ -20,7 +20,7 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
     let (model, adapter) = (&arguments.model, &arguments.adapter);
     let out = &arguments.out;
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-    let mut prepared = context::prepare(&cache, model, adapter, &mut steps)?;
+    let mut prepared = context::prepare_search(&cache, model, adapter, &mut steps)?;
     prepared.choose_among(arguments.sizes.among(prepared.choices()))?;
     let agent = match arguments.no_measure {
         true => None,
