@@ -7,10 +7,10 @@
 Ours with 100 evaluations; our NSGA-II, local search and random search with 1000, begun from uniform draws
 and the ends of the space (scratch) and from what block scores recommend (seeded); whittle's own searchers,
 which are Syne Tune's and its local search, with 100. All minimise predicted time per output token and KL
-divergence from the full model on the same text. Prints medians over seeds of hypervolumes: time as a share of the full
-model's, between --least and 1, divergence at most 3 nats. What is faster than --least counts as that: there
-our default stops to look. Whatever was evaluated is kept in --out and not evaluated again, so it may be
-interrupted; --seeds, --skip and --precision make it shorter or longer.
+divergence from the full model on the same text. Prints medians over seeds of hypervolumes: time as a share
+of the full model's, between --least and 1, divergence at most 3 nats. What is faster than --least counts as
+that: there our default stops to look. Whatever was evaluated is kept in --out and not evaluated again, so
+it may be interrupted; --seeds, --skip and --precision make it shorter or longer.
 """
 
 import argparse

@@ -138,8 +138,8 @@ fn round_ties_even(value: f32) -> f32 {
     (value + ONLY_WHOLE) - ONLY_WHOLE
 }
 
-/// The nearest whole number, of two the greater one. Of no negative number is it another than
-/// `f32::round`, which is a call, likewise.
+/// The nearest whole number, of two the greater one. Within the bounds of [`round_ties_even`]; of numbers
+/// that are not negative it is what `f32::round` gives, which is a call, likewise.
 fn round(value: f32) -> f32 {
     let even = round_ties_even(value);
     match value - even >= 0.5 {

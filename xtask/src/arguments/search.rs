@@ -121,7 +121,8 @@ pub struct Search {
     /// Evaluations
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub evaluations: usize,
-    /// Members of the population of NSGA-II, NSGA-III and evolution
+    /// Members of the population of NSGA-II, NSGA-III and evolution; after --from-scratch, first sub-networks of
+    /// every method
     #[arg(long, default_value_t = 24, value_name = "N")]
     pub population: usize,
     /// Seed of the method
