@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lathe_arch::Precision;
 use lathe_report::{Curve, comparison_figure};
 
 use crate::artefact::write_text;
@@ -24,8 +25,10 @@ pub fn write_comparison_figures(
         let baselines = Baseline::ALL
             .iter()
             .map(|baseline| Method::Baseline(*baseline));
+        let whole = [Precision::Int8, Precision::Int4].map(Method::WholeModel);
         let methods = [Method::StructureAndPrecision, Method::Structure];
-        let methods = methods.into_iter().chain(baselines).enumerate();
+        let methods = methods.into_iter().chain(baselines).chain(whole);
+        let methods = methods.enumerate();
         let methods = methods.flat_map(|(color, method)| {
             let as_published = (!method.is_search()).then_some((color, method, false));
             as_published.into_iter().chain([(color, method, true)])
@@ -39,6 +42,7 @@ pub fn write_comparison_figures(
             let point = |c: &&Contender| (c.latency_us, c.log_perplexity_increase);
             let mut points: Vec<(f64, f64)> = all.iter().map(point).collect();
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            points.dedup();
             Curve {
                 name: all.first().map(|c| c.name()).unwrap_or_default(),
                 is_dashed: !method.is_search() && is_refitted,

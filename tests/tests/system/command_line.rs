@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
-use lathe_arch::{BlockShape, SubnetConfig};
+use lathe_arch::{BlockShape, Precision, SubnetConfig};
 use lathe_latency::LatencyTable;
 use lathe_tests::{Desk, short_profile};
 
@@ -520,6 +520,9 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
     let compared = desk.succeeds(&compare);
     let value: serde_json::Value = serde_json::from_str(&compared).unwrap();
     let contenders = value["contenders"].as_array().unwrap();
+    let (whole, contenders): (Vec<_>, Vec<_>) = contenders
+        .iter()
+        .partition(|c| c["method"]["whole-model"].is_string());
     // Two searches, and seven methods as published and refitted.
     assert_eq!(contenders.len(), 2 + 2 * 7);
     let latency = |c: &&serde_json::Value| c["latency_us"].as_f64().unwrap();
@@ -527,6 +530,13 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
         .iter()
         .partition(|c| c["method"]["baseline"].is_string());
     assert_eq!(ours.len(), 2);
+    // The full model in int8 stands beside them where it is fast enough.
+    let prices = LatencyTable::load(&desk.path("table.yaml")).unwrap();
+    let full = SubnetConfig::full(&prices.model.dimensions);
+    let workload = "128+64".parse().unwrap();
+    let tpot_us = |subnet: &SubnetConfig| prices.predict(subnet, &workload).unwrap().tpot_us;
+    let is_fast = tpot_us(&full.clone().with_precision(Precision::Int8)) <= 0.9 * tpot_us(&full);
+    assert_eq!(whole.len(), usize::from(is_fast));
     let slowest_of_ours = ours.iter().map(latency).fold(0.0, f64::max);
     assert!(others.iter().all(|c| latency(c) >= slowest_of_ours));
     // Both searches, and the best baseline as published and refitted.

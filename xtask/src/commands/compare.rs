@@ -115,7 +115,7 @@ fn print_ratios(compared: &Compared, ours: &Contender) {
     }
     let increase = |c: &Contender| Some(c.healed?.log_perplexity_increase);
     let all = compared.at(ours.objective, ours.level).into_iter();
-    let baselines = all.filter(|c| !c.method.is_search()).filter_map(increase);
+    let baselines = all.filter(|c| c.method.is_baseline()).filter_map(increase);
     if let (Some(of_ours), Some(best)) = (increase(ours), baselines.reduce(f64::min)) {
         println!(
             "{}: {:.2} of the loss of the best baseline, all healed",

@@ -1,7 +1,6 @@
 //! Correcting drift in the baselines that come nearest to the searches.
 
-use lathe_supernet::{TokenWindows, perplexity};
-
+use super::exam::{Exam, Marks};
 use super::{Comparison, Contender};
 use crate::artefact::cached;
 use crate::{LatencyObjective, Progress};
@@ -15,8 +14,7 @@ impl Comparison<'_> {
     pub(super) fn correct_best_baselines(
         &self,
         contenders: &mut [Contender],
-        base: f64,
-        test: &TokenWindows,
+        exam: &Exam,
         progress: Progress<'_>,
     ) -> anyhow::Result<()> {
         if !self.prepared.has_text_for_drift() {
@@ -28,38 +26,43 @@ impl Comparison<'_> {
                     let contender = &mut contenders[index];
                     let slug = contender.method.slug();
                     let path = format!("corrected-{slug}-{}-{level}.json", objective.name());
-                    let key = format!("{} {:?}", self.score_key(test), contender.subnet);
-                    let score = cached(&self.folder.join(path), &key, || {
-                        self.corrected(contender, test, progress)
+                    let key = format!(
+                        "{} questions, {} {:?}",
+                        self.questions,
+                        self.score_key(exam),
+                        contender.subnet
+                    );
+                    let marks = cached(&self.folder.join(path), &key, || {
+                        self.corrected(contender, exam, progress)
                     })?;
                     contender.is_corrected = true;
-                    contender.perplexity = score.exp();
-                    contender.log_perplexity_increase = score - base;
+                    contender.perplexity = marks.log_perplexity.exp();
+                    contender.log_perplexity_increase = marks.log_perplexity - exam.base;
+                    contender.accuracy = marks.accuracy;
                 }
             }
         }
         Ok(())
     }
 
-    /// Log-perplexity of a refitted baseline that is corrected for drift.
+    /// How a refitted baseline does that is corrected for drift.
     fn corrected(
         &self,
         contender: &Contender,
-        test: &TokenWindows,
+        exam: &Exam,
         progress: Progress<'_>,
-    ) -> anyhow::Result<f64> {
+    ) -> anyhow::Result<Marks> {
         let own = self.supernet_of(contender)?;
         let supernet = own.as_ref().unwrap_or(&self.prepared.supernet);
         let cut = supernet.cut(&contender.subnet)?;
-        let cut = self.prepared.correct(cut, progress)?;
-        Ok(perplexity(&cut, test)?.negative_log_likelihood)
+        exam.marks(&self.prepared.correct(cut, progress)?)
     }
 }
 
 /// Where the best refitted baselines of a level stand.
 fn best_refitted(contenders: &[Contender], objective: LatencyObjective, level: f64) -> Vec<usize> {
     let is_one = |c: &Contender| {
-        c.objective == objective && c.level == level && c.is_refitted && !c.method.is_search()
+        c.objective == objective && c.level == level && c.is_refitted && c.method.is_baseline()
     };
     let all = contenders.iter().enumerate();
     let mut found: Vec<(usize, f64)> = all

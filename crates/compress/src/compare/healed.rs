@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use lathe_arch::Precision;
-use lathe_supernet::{Cpu, Parameters, TokenWindows, TrainSettings, perplexity};
+use lathe_supernet::{Cpu, Parameters, TrainSettings};
 use serde::{Deserialize, Serialize};
 
+use super::exam::Exam;
 use super::{Compared, Comparison, Contender};
 use crate::artefact::{WEIGHTS, cached};
 use crate::prepared::WINDOW_TOKENS;
@@ -33,18 +34,18 @@ impl Comparison<'_> {
     pub(super) fn heal(
         &self,
         compared: &mut Compared,
-        test: &TokenWindows,
+        exam: &Exam,
         progress: Progress<'_>,
     ) -> anyhow::Result<()> {
         if self.heal_steps == 0 {
             return Ok(());
         }
-        let base = compared.perplexity.ln();
+        let base = exam.base;
         for &objective in &self.objectives {
             for &level in &self.levels {
                 for index in Self::winners(compared, objective, level) {
                     let contender = &compared.contenders[index];
-                    let score = self.healed(contender, test, progress)?;
+                    let score = self.healed(contender, exam, progress)?;
                     compared.contenders[index].healed = Some(HealedScore {
                         steps: self.heal_steps,
                         perplexity: score.exp(),
@@ -60,7 +61,7 @@ impl Comparison<'_> {
     fn healed(
         &self,
         contender: &Contender,
-        test: &TokenWindows,
+        exam: &Exam,
         progress: Progress<'_>,
     ) -> anyhow::Result<f64> {
         let of = (contender.objective.name(), contender.level);
@@ -74,7 +75,7 @@ impl Comparison<'_> {
         let key = format!(
             "{} steps, {} {} {:?}",
             self.heal_steps,
-            self.score_key(test),
+            self.score_key(exam),
             contender.is_corrected,
             contender.subnet
         );
@@ -109,7 +110,7 @@ impl Comparison<'_> {
             let weights = folder.path().join(WEIGHTS);
             let weights = Parameters::load(&weights, supernet, &contender.subnet)?;
             let healed = weights.subnet(supernet, &contender.subnet)?;
-            Ok(perplexity(&healed, test)?.negative_log_likelihood)
+            exam.log_perplexity(&healed)
         })
     }
     /// The weights that healing begins with.

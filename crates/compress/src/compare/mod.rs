@@ -1,7 +1,9 @@
 //! The search against structural pruning, at equal predicted latency and on the same text.
 
 mod drift;
+mod exam;
 mod healed;
+mod precision;
 mod pruning;
 mod search;
 mod winners;
@@ -13,12 +15,13 @@ use lathe_arch::{Precision, SubnetConfig, Workload};
 use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
 use lathe_profiler::{AgentCommand, NetworkLatency};
-use lathe_supernet::{Accuracy, Split, TokenWindows, perplexity};
+use lathe_supernet::Accuracy;
 use serde::{Deserialize, Serialize};
 
 use crate::artefact::{cached, write_json};
 use crate::baseline::{Baseline, Limit};
 use crate::{LatencyObjective, Prepared, Progress};
+use exam::Exam;
 
 pub use healed::HealedScore;
 
@@ -70,6 +73,8 @@ pub enum Method {
     StructureAndPrecision,
     /// A structural pruning method.
     Baseline(Baseline),
+    /// Nothing pruned, every block in this precision: what precision gives without structure.
+    WholeModel(Precision),
 }
 
 /// One network at one level.
@@ -130,15 +135,20 @@ impl Method {
             Self::Structure => "Lathe, structure",
             Self::StructureAndPrecision => "Lathe, structure and precision",
             Self::Baseline(baseline) => baseline.name(),
+            Self::WholeModel(Precision::F32) => "full model, f32",
+            Self::WholeModel(Precision::Int8) => "full model, int8",
+            Self::WholeModel(Precision::Int4) => "full model, int4",
         }
     }
 
     /// Whether it is one of ours.
     pub fn is_search(self) -> bool {
-        match self {
-            Self::Structure | Self::StructureAndPrecision => true,
-            Self::Baseline(_) => false,
-        }
+        matches!(self, Self::Structure | Self::StructureAndPrecision)
+    }
+
+    /// Whether it is a structural pruning method.
+    pub fn is_baseline(self) -> bool {
+        matches!(self, Self::Baseline(_))
     }
 
     /// Its name in files.
@@ -179,7 +189,7 @@ impl Compared {
         is_refitted: bool,
     ) -> Option<&Contender> {
         let all = self.at(objective, level).into_iter();
-        all.filter(|c| !c.method.is_search() && c.is_refitted == is_refitted)
+        all.filter(|c| c.method.is_baseline() && c.is_refitted == is_refitted)
             .min_by(|a, b| a.perplexity.total_cmp(&b.perplexity))
     }
 }
@@ -191,18 +201,15 @@ impl Comparison<'_> {
     /// When a step fails; finished steps are kept and not repeated.
     pub fn run(&self, progress: Progress<'_>) -> anyhow::Result<Compared> {
         std::fs::create_dir_all(self.folder).with_context(|| self.folder.display().to_string())?;
-        let test = self.prepared.windows(Split::Test, self.test_tokens)?;
-        let key = self.key(&test);
         progress("scoring the full model", 0, 1);
-        let full = self.full();
-        let teacher = self.prepared.supernet.teacher();
-        let base = perplexity(&teacher, &test)?.negative_log_likelihood;
-        let prediction = self.table.predict(&full, &self.workload)?;
+        let exam = Exam::new(self)?;
+        let key = self.key(&exam);
+        let prediction = self.table.predict(&self.full(), &self.workload)?;
         let mut contenders = Vec::new();
         for baseline in Baseline::ALL {
             let path = format!("{}.json", Method::Baseline(baseline).slug());
             contenders.extend(cached(&self.folder.join(path), &key, || {
-                self.baseline(baseline, base, &test, progress)
+                self.baseline(baseline, &exam, progress)
             })?);
         }
         let key = self.search_key(&key);
@@ -212,11 +219,12 @@ impl Comparison<'_> {
             for &objective in &self.objectives {
                 let path = format!("{}-{}.json", method.slug(), objective.name());
                 contenders.extend(cached(&self.folder.join(path), &key, || {
-                    self.search(method, objective, (base, &test, &key), progress)
+                    self.search(method, objective, (&exam, &key), progress)
                 })?);
             }
         }
-        self.correct_best_baselines(&mut contenders, base, &test, progress)?;
+        self.correct_best_baselines(&mut contenders, &exam, progress)?;
+        contenders.extend(self.whole_models(&exam)?);
         let place = |c: &Contender| self.objectives.iter().position(|o| *o == c.objective);
         contenders.sort_by(|a, b| {
             let levels = b.level.total_cmp(&a.level);
@@ -226,35 +234,35 @@ impl Comparison<'_> {
         let mut compared = Compared {
             model: self.prepared.name.clone(),
             workload: self.workload,
-            perplexity: base.exp(),
+            perplexity: exam.base.exp(),
             accuracy: None,
             predicted_us: [prediction.ttft_us, prediction.tpot_us],
             contenders,
         };
-        self.answer(&mut compared, &key, progress)?;
+        self.answer(&mut compared, &exam, &key, progress)?;
         self.measure(&mut compared, &key, progress)?;
-        self.heal(&mut compared, &test, progress)?;
+        self.heal(&mut compared, &exam, progress)?;
         write_json(&self.folder.join("comparison.json"), &compared)?;
         Ok(compared)
     }
 
     /// What the score of one network rests on.
-    fn score_key(&self, test: &TokenWindows) -> String {
+    fn score_key(&self, exam: &Exam) -> String {
         format!(
             "{} {:016x} drift corrected on {} {:?} {}",
             self.prepared.name,
             self.prepared.supernet.digest(),
             self.prepared.calibration_tokens(),
-            test.first(16),
+            exam.test.first(16),
             self.test_tokens,
         )
     }
 
     /// What a baseline's results rest on: with anything else they are made anew.
-    fn key(&self, test: &TokenWindows) -> String {
+    fn key(&self, exam: &Exam) -> String {
         format!(
             "{} {} {:?} {:?} {} {} {:?}",
-            self.score_key(test),
+            self.score_key(exam),
             self.workload,
             self.objectives,
             self.levels,

@@ -9,6 +9,7 @@ use lathe_supernet::{
     Evaluator, Recovery, Split, Supernet, TokenWindows, perplexity, standardized_fluctuations,
 };
 
+use super::exam::Exam;
 use super::{Comparison, Contender, Method};
 use crate::Progress;
 use crate::baseline::{
@@ -23,8 +24,7 @@ impl Comparison<'_> {
     pub(super) fn baseline(
         &self,
         baseline: Baseline,
-        base: f64,
-        test: &TokenWindows,
+        exam: &Exam,
         progress: Progress<'_>,
     ) -> anyhow::Result<Vec<Contender>> {
         let windows = self.prepared.windows(Split::Search, self.search_tokens)?;
@@ -57,11 +57,11 @@ impl Comparison<'_> {
                     };
                     let score = match known.get(&subnet) {
                         Some(score) => *score,
-                        None => perplexity(&supernet.cut(&subnet)?, test)?.negative_log_likelihood,
+                        None => exam.log_perplexity(&supernet.cut(&subnet)?)?,
                     };
                     known.insert(subnet.clone(), score);
                     let method = (Method::Baseline(baseline), is_refitted);
-                    let scores = [base, score];
+                    let scores = [exam.base, score];
                     contenders.push(self.contender(&limit, level, method, subnet, scores)?);
                     progress(&label, known.len().min(total), total);
                 }

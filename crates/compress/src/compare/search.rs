@@ -2,8 +2,9 @@
 
 use lathe_arch::{Precision, SearchSpace};
 use lathe_search::{Costs, Evaluation};
-use lathe_supernet::{Evaluator, Recovery, Split, TokenWindows, perplexity};
+use lathe_supernet::{Evaluator, Recovery, Split};
 
+use super::exam::Exam;
 use super::{Comparison, Contender, Method};
 use crate::artefact::cached;
 use crate::finals::Finals;
@@ -16,7 +17,7 @@ impl Comparison<'_> {
         &self,
         method: Method,
         objective: LatencyObjective,
-        (base, test, key): (f64, &TokenWindows, &str),
+        (exam, key): (&Exam, &str),
         progress: Progress<'_>,
     ) -> anyhow::Result<Vec<Contender>> {
         let supernet = &self.prepared.supernet;
@@ -54,13 +55,15 @@ impl Comparison<'_> {
                 "the search found nothing at {level} of the full model's latency: give it more --evaluations"
             );
             let path = format!("{}-{}-{level}.json", method.slug(), objective.name());
-            contenders.push(cached(&self.folder.join(path), key, || {
+            let key = format!("{} questions, {key}", self.questions);
+            contenders.push(cached(&self.folder.join(path), &key, || {
                 let cut = finals.best(&found, space, progress)?;
-                let score = perplexity(&cut, test)?.negative_log_likelihood;
-                let by = (method, is_refitted);
+                let marks = exam.marks(&cut)?;
+                let (by, scores) = ((method, is_refitted), [exam.base, marks.log_perplexity]);
                 Ok(Contender {
                     is_corrected: self.prepared.corrects_drift(),
-                    ..self.contender(&limit, level, by, cut.config().clone(), [base, score])?
+                    accuracy: marks.accuracy,
+                    ..self.contender(&limit, level, by, cut.config().clone(), scores)?
                 })
             })?);
         }
@@ -72,7 +75,7 @@ impl Comparison<'_> {
         let mut choices = self.prepared.choices().clone();
         choices.precision = match method {
             Method::StructureAndPrecision => self.precisions.clone(),
-            Method::Structure | Method::Baseline(_) => vec![Precision::F32],
+            _ => vec![Precision::F32],
         };
         let (model, name) = (self.prepared.model(), &self.prepared.name);
         Ok(SearchSpace::new(model, name, &choices)?)

@@ -6,11 +6,12 @@ use lathe_arch::SubnetConfig;
 use lathe_export::export_onnx;
 use lathe_onnx::{LogitRows, MODEL_FILE};
 use lathe_profiler::{AgentCommand, NetworkLatency, measure_networks};
-use lathe_supernet::{Accuracy, Question, QuestionSet, Recovery, Supernet};
+use lathe_supernet::{Accuracy, Recovery, Supernet};
 
+use super::exam::Exam;
 use super::{Compared, Comparison, Contender, Method};
 use crate::artefact::cached;
-use crate::{LatencyObjective, MmluForm, Progress, mmlu};
+use crate::{LatencyObjective, Progress};
 
 impl Comparison<'_> {
     /// The winners of a level: the searches' and the best baseline, as published and refitted.
@@ -43,48 +44,42 @@ impl Comparison<'_> {
         ))
     }
 
-    /// Has the full model and the winners answer questions.
+    /// Has the full model and the winners answer questions, those of them that have not yet.
     pub(super) fn answer(
         &self,
         compared: &mut Compared,
+        exam: &Exam,
         key: &str,
         progress: Progress<'_>,
     ) -> anyhow::Result<()> {
         if self.questions == 0 {
             return Ok(());
         }
-        let sample = Question::sample(&mmlu(self.cache, MmluForm::Cloze)?, self.questions);
-        let context = self.prepared.model().max_position_embeddings;
-        let set = QuestionSet::new(&sample, &self.prepared.tokenizer, context)?;
         let key = &format!("{} questions, {key}", self.questions);
         let levels = self.levels.len() * self.objectives.len();
         let path = |name: &str| self.folder.join(format!("answers-{name}.json"));
-        let full = self.prepared.supernet.teacher();
-        compared.accuracy = Some(cached(&path("full"), key, || {
-            progress("answering questions", 0, levels + 1);
-            Ok(set.score(&full, |_, _| {})?.all)
-        })?);
+        progress("answering questions", 0, levels + 1);
+        compared.accuracy = cached(&path("full"), key, || {
+            exam.accuracy(&self.prepared.supernet.teacher())
+        })?;
         let mut done = 1;
         for &objective in &self.objectives {
             for &level in &self.levels {
                 progress("answering questions", done, levels + 1);
-                let winners = Self::winners(compared, objective, level);
+                let mut winners = Self::winners(compared, objective, level);
+                winners.retain(|winner| compared.contenders[*winner].accuracy.is_none());
                 let name = format!("{}-{level}", objective.name());
-                let accuracies: Vec<Accuracy> = cached(&path(&name), key, || {
-                    let mut score = |index: &usize| -> anyhow::Result<Accuracy> {
+                let accuracies: Vec<Option<Accuracy>> = cached(&path(&name), key, || {
+                    let score = |index: &usize| {
                         let contender = &compared.contenders[*index];
                         let own = self.supernet_of(contender)?;
                         let supernet = own.as_ref().unwrap_or(&self.prepared.supernet);
-                        let mut cut = supernet.cut(&contender.subnet)?;
-                        if contender.is_corrected {
-                            cut = self.prepared.correct(cut, progress)?;
-                        }
-                        Ok(set.score(&cut, |_, _| {})?.all)
+                        exam.accuracy(&supernet.cut(&contender.subnet)?)
                     };
-                    winners.iter().map(&mut score).collect()
+                    winners.iter().map(score).collect()
                 })?;
                 for (winner, accuracy) in winners.into_iter().zip(accuracies) {
-                    compared.contenders[winner].accuracy = Some(accuracy);
+                    compared.contenders[winner].accuracy = accuracy;
                 }
                 done += 1;
             }
