@@ -11,10 +11,16 @@ use rand_chacha::ChaCha8Rng;
 use crate::SupernetError;
 use crate::checkpoint::Tokenizer;
 
-/// Passages of a corpus in three disjoint parts, drawn by passage with a fixed seed.
+/// Bytes of text that are reported on at least, where 40 % of the passages have as many: 30,000 tokens.
+const LEAST_TEST_BYTES: usize = 128 << 10;
+
+/// Passages of a corpus in disjoint parts, drawn by passage with a fixed seed.
 pub struct TextSplits {
+    /// What trainings alone read, then the parts of calibration, search and test.
     passages: Vec<String>,
-    /// Trained on instead of the calibration's.
+    /// Number of those for trainings alone.
+    spare: usize,
+    /// Trained on instead.
     training: Option<Vec<String>>,
 }
 
@@ -23,11 +29,11 @@ pub struct TextSplits {
 pub enum Split {
     /// For importance and recovery, which no text is too long for: 45 %.
     Calibration,
-    /// For training: the calibration's, or a text of its own.
+    /// For training: the calibration's and what the test leaves, or a text of its own.
     Training,
     /// What the search minimises: 15 %.
     Search,
-    /// What is reported: 40 %.
+    /// What is reported: 10 %, and more of a short text, up to 40 %.
     Test,
 }
 
@@ -38,15 +44,6 @@ impl Split {
             Split::Training => "training",
             Split::Search => "search",
             Split::Test => "test",
-        }
-    }
-
-    fn range(self, passages: usize) -> Range<usize> {
-        let (calibration, search) = (passages * 9 / 20, passages * 6 / 10);
-        match self {
-            Split::Calibration | Split::Training => 0..calibration,
-            Split::Search => calibration..search,
-            Split::Test => search..passages,
         }
     }
 }
@@ -63,14 +60,16 @@ impl TextSplits {
         passages.sort();
         passages.dedup();
         passages.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        let spare = passages.len() - test_end(&passages);
+        passages.rotate_right(spare);
         Self {
             passages,
+            spare,
             training: None,
         }
     }
 
-    /// Has trainings read `passages` instead of the calibration's. What is searched or tested with is
-    /// left out.
+    /// Has trainings read `passages` instead. What is searched or tested with is left out.
     pub fn train_on(&mut self, passages: impl IntoIterator<Item = String>) {
         let held_out = [Split::Search, Split::Test].map(|split| self.passages(split));
         let held_out: BTreeSet<&String> = held_out.into_iter().flatten().collect();
@@ -84,7 +83,18 @@ impl TextSplits {
         if let (Split::Training, Some(training)) = (split, &self.training) {
             return training;
         }
-        &self.passages[split.range(self.passages.len())]
+        &self.passages[self.range(split)]
+    }
+
+    fn range(&self, split: Split) -> Range<usize> {
+        let (spare, all) = (self.spare, self.passages.len());
+        let (calibration, search) = (spare + all * 9 / 20, spare + all * 6 / 10);
+        match split {
+            Split::Calibration => spare..calibration,
+            Split::Training => 0..calibration,
+            Split::Search => calibration..search,
+            Split::Test => search..all,
+        }
     }
 
     /// The first `windows` windows of `window_len` tokens of one part, passages joined by blank
@@ -152,6 +162,20 @@ impl TextSplits {
             window_len,
         })
     }
+}
+
+/// Where the test ends among passages of which it begins after 60 %.
+fn test_end(passages: &[String]) -> usize {
+    let all = passages.len();
+    let begin = all * 6 / 10;
+    let least = begin + all / 10;
+    let mut bytes: usize = passages[begin..least].iter().map(String::len).sum();
+    let more = passages[least..].iter().take_while(|passage| {
+        let is_wanted = bytes < LEAST_TEST_BYTES;
+        bytes += passage.len();
+        is_wanted
+    });
+    least + more.count()
 }
 
 /// Windows of text to score: each has `window_len` inputs and the token that follows each input.
@@ -254,6 +278,29 @@ mod tests {
         let all: Vec<&String> = parts.iter().flat_map(|p| splits.passages(*p)).collect();
         assert_eq!(all.len(), 90);
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 90);
+    }
+
+    #[test]
+    fn trainings_read_what_a_long_text_has_beyond_the_test() {
+        let passages = (0..1000).map(|i| format!("{i} {}", "text ".repeat(100)));
+        let splits = TextSplits::new(passages, 1);
+        let test: usize = splits.passages(Split::Test).iter().map(String::len).sum();
+        assert!((LEAST_TEST_BYTES..LEAST_TEST_BYTES + 600).contains(&test));
+        let count = |split| splits.passages(split).len();
+        assert_eq!(
+            (count(Split::Calibration), count(Split::Search)),
+            (450, 150)
+        );
+        assert_eq!(count(Split::Training), 1000 - 150 - count(Split::Test));
+        let training = splits.passages(Split::Training);
+        assert!(training.ends_with(splits.passages(Split::Calibration)));
+        let held_out = [Split::Search, Split::Test].map(|part| splits.passages(part));
+        let training: BTreeSet<&String> = training.iter().collect();
+        assert!(!held_out.into_iter().flatten().any(|p| training.contains(p)));
+        // Of a longer one, a tenth is reported on.
+        let passages = (0..1000).map(|i| format!("{i} {}", "text ".repeat(400)));
+        let splits = TextSplits::new(passages, 1);
+        assert_eq!(splits.passages(Split::Test).len(), 100);
     }
 
     #[test]

@@ -59,6 +59,9 @@ fn names_that_do_not_exist_are_answered_with_those_that_do() {
             "{message}"
         );
     }
+    let crowd = ["--population", "18446744073709551615"];
+    let message = desk.fails(&[&["search", "--table", "t", "--study", "s"], &crowd[..]].concat());
+    assert!(message.contains("from 1 to 100000"), "{message}");
     let model = desk.model();
     let outside = ["profile", "--model", &model, "--prompt", "8", "--out"];
     let message = desk.fails(&[&outside[..], &[&desk.text("table.yaml")]].concat());

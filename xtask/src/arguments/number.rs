@@ -7,6 +7,15 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Members of a population: all of it is drawn, and compared, at once.
+pub(super) fn population(text: &str) -> Result<usize, String> {
+    const MOST: usize = 100_000;
+    match text.parse() {
+        Ok(members @ 1..=MOST) => Ok(members),
+        Ok(_) | Err(_) => Err(format!("expected a whole number from 1 to {MOST}")),
+    }
+}
+
 pub(super) fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number > 0.0 && number.is_finite() => Ok(number),

@@ -7,7 +7,7 @@ use lathe_arch::{Granularity, Precision, SpaceSpec, Workload};
 use lathe_compress::{LatencyObjective, Limits};
 
 use super::model::{AdapterArgument, DeviceArguments, ModelArguments};
-use super::number::share;
+use super::number::{population, share};
 use crate::units;
 
 /// Search methods.
@@ -123,7 +123,7 @@ pub struct Search {
     pub evaluations: usize,
     /// Members of the population of NSGA-II, NSGA-III and evolution; after --from-scratch, first sub-networks of
     /// every method
-    #[arg(long, default_value_t = 24, value_name = "N")]
+    #[arg(long, default_value_t = 24, value_name = "N", value_parser = population)]
     pub population: usize,
     /// Seed of the method
     #[arg(long, default_value_t = 1, value_name = "N")]
