@@ -14,7 +14,7 @@ use crate::problem::divergence;
 use crate::{Prepared, Progress};
 
 /// Networks that are scored again.
-const SCORED_AGAIN: usize = 16;
+const SCORED_AGAIN: usize = 8;
 /// Tokens they are scored on for each of the search's, where there is as much text.
 const MORE_TEXT: usize = 4;
 /// Of these, networks that are corrected for drift: it takes minutes each.
