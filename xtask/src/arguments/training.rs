@@ -72,8 +72,8 @@ pub struct TrainingArguments {
     /// Seed of the order of the text and of adapters
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
-    /// Train on this text instead of what is neither searched nor tested with; passages that are
-    /// are left out of it, too
+    /// Train on this text instead of all that is neither searched nor tested with; passages that are
+    /// searched or tested with are left out
     #[arg(long, value_name = "FILE|DIR")]
     pub train_text: Option<PathBuf>,
     #[command(flatten)]
