@@ -1,4 +1,4 @@
-//! Text for calibration, for the search and for the final score: three parts that share no
+//! Text for calibration, for the search and for the final score, and more for trainings: parts that share no
 //! passage.
 
 use std::collections::BTreeSet;
