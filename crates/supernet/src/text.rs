@@ -1,5 +1,5 @@
-//! Text for calibration, for the search and for the final score, and more for trainings: parts that share no
-//! passage.
+//! Text for calibration, for the search and for the final score, and more of it for trainings: parts
+//! that share no passage.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

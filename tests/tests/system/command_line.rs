@@ -546,6 +546,19 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
     assert!(figure.starts_with("<svg") && figure.contains("ShortGPT"));
     // What is there is not made again.
     assert_eq!(desk.succeeds(&compare), compared);
+    // Answers to as many questions as were asked last, in the same folder.
+    for count in ["3", "2"] {
+        let asked = compare.iter().map(|word| match *word {
+            "0" => count,
+            word => word,
+        });
+        let answered = desk.succeeds(&asked.collect::<Vec<_>>());
+        let answered: serde_json::Value = serde_json::from_str(&answered).unwrap();
+        let contenders = answered["contenders"].as_array().unwrap().iter();
+        let questions = contenders.filter_map(|c| c["accuracy"]["questions"].as_u64());
+        // Those that were healed above.
+        assert_eq!(questions.collect::<Vec<_>>(), [count.parse().unwrap(); 4]);
+    }
 }
 
 #[test]

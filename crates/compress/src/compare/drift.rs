@@ -26,12 +26,8 @@ impl Comparison<'_> {
                     let contender = &mut contenders[index];
                     let slug = contender.method.slug();
                     let path = format!("corrected-{slug}-{}-{level}.json", objective.name());
-                    let key = format!(
-                        "{} questions, {} {:?}",
-                        self.questions,
-                        self.score_key(exam),
-                        contender.subnet
-                    );
+                    let key = format!("{} {:?}", self.score_key(exam), contender.subnet);
+                    let key = self.asked(&key);
                     let marks = cached(&self.folder.join(path), &key, || {
                         self.corrected(contender, exam, progress)
                     })?;

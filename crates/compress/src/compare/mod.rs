@@ -213,18 +213,19 @@ impl Comparison<'_> {
             })?);
         }
         let key = self.search_key(&key);
+        let asked = self.asked(&key);
         let searches = [Method::Structure, Method::StructureAndPrecision];
         let searches = &searches[..self.precisions.len().clamp(1, 2)];
         for &method in searches {
             for &objective in &self.objectives {
                 let path = format!("{}-{}.json", method.slug(), objective.name());
-                contenders.extend(cached(&self.folder.join(path), &key, || {
-                    self.search(method, objective, (&exam, &key), progress)
+                contenders.extend(cached(&self.folder.join(path), &asked, || {
+                    self.search(method, objective, (&exam, &asked), progress)
                 })?);
             }
         }
         self.correct_best_baselines(&mut contenders, &exam, progress)?;
-        contenders.extend(self.whole_models(&exam)?);
+        contenders.extend(self.whole_models(&exam, progress)?);
         let place = |c: &Contender| self.objectives.iter().position(|o| *o == c.objective);
         contenders.sort_by(|a, b| {
             let levels = b.level.total_cmp(&a.level);
@@ -239,11 +240,16 @@ impl Comparison<'_> {
             predicted_us: [prediction.ttft_us, prediction.tpot_us],
             contenders,
         };
-        self.answer(&mut compared, &exam, &key, progress)?;
+        self.answer(&mut compared, &exam, &asked, progress)?;
         self.measure(&mut compared, &key, progress)?;
         self.heal(&mut compared, &exam, progress)?;
         write_json(&self.folder.join("comparison.json"), &compared)?;
         Ok(compared)
+    }
+
+    /// What results with answers in them rest on, besides `key`.
+    fn asked(&self, key: &str) -> String {
+        format!("{} questions, {key}", self.questions)
     }
 
     /// What the score of one network rests on.

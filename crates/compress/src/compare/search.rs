@@ -55,8 +55,7 @@ impl Comparison<'_> {
                 "the search found nothing at {level} of the full model's latency: give it more --evaluations"
             );
             let path = format!("{}-{}-{level}.json", method.slug(), objective.name());
-            let key = format!("{} questions, {key}", self.questions);
-            contenders.push(cached(&self.folder.join(path), &key, || {
+            contenders.push(cached(&self.folder.join(path), key, || {
                 let cut = finals.best(&found, space, progress)?;
                 let marks = exam.marks(&cut)?;
                 let (by, scores) = ((method, is_refitted), [exam.base, marks.log_perplexity]);
@@ -75,7 +74,9 @@ impl Comparison<'_> {
         let mut choices = self.prepared.choices().clone();
         choices.precision = match method {
             Method::StructureAndPrecision => self.precisions.clone(),
-            _ => vec![Precision::F32],
+            Method::Structure | Method::Baseline(_) | Method::WholeModel(_) => {
+                vec![Precision::F32]
+            }
         };
         let (model, name) = (self.prepared.model(), &self.prepared.name);
         Ok(SearchSpace::new(model, name, &choices)?)

@@ -55,7 +55,6 @@ impl Comparison<'_> {
         if self.questions == 0 {
             return Ok(());
         }
-        let key = &format!("{} questions, {key}", self.questions);
         let levels = self.levels.len() * self.objectives.len();
         let path = |name: &str| self.folder.join(format!("answers-{name}.json"));
         progress("answering questions", 0, levels + 1);
@@ -69,7 +68,10 @@ impl Comparison<'_> {
                 let mut winners = Self::winners(compared, objective, level);
                 winners.retain(|winner| compared.contenders[*winner].accuracy.is_none());
                 let name = format!("{}-{level}", objective.name());
-                let accuracies: Vec<Option<Accuracy>> = cached(&path(&name), key, || {
+                let asked = winners.iter().map(|winner| &compared.contenders[*winner]);
+                let asked: Vec<String> = asked.map(Contender::name).collect();
+                let key = format!("{asked:?}, {key}");
+                let accuracies: Vec<Option<Accuracy>> = cached(&path(&name), &key, || {
                     let score = |index: &usize| {
                         let contender = &compared.contenders[*index];
                         let own = self.supernet_of(contender)?;
