@@ -547,9 +547,10 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
     // What is there is not made again.
     assert_eq!(desk.succeeds(&compare), compared);
     // Answers to as many questions as were asked last, in the same folder.
-    for count in ["3", "2"] {
+    for count in [3_u64, 2] {
+        let word_of_count = count.to_string();
         let asked = compare.iter().map(|word| match *word {
-            "0" => count,
+            "0" => &word_of_count,
             word => word,
         });
         let answered = desk.succeeds(&asked.collect::<Vec<_>>());
@@ -557,7 +558,7 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
         let contenders = answered["contenders"].as_array().unwrap().iter();
         let questions = contenders.filter_map(|c| c["accuracy"]["questions"].as_u64());
         // Those that were healed above.
-        assert_eq!(questions.collect::<Vec<_>>(), [count.parse().unwrap(); 4]);
+        assert_eq!(questions.collect::<Vec<_>>(), [count; 4]);
     }
 }
 
