@@ -14,7 +14,7 @@ use crate::checkpoint::Tokenizer;
 use crate::cut::Subnet;
 use crate::engine::{Cpu, forward};
 use crate::evaluate::check_tokens;
-use crate::network::{Engine, Network};
+use crate::network::{Engine, Fork, Network};
 
 /// Tokens run together, padding included.
 const BATCH_TOKENS: usize = 2048;
@@ -59,6 +59,8 @@ pub struct QuestionSet {
 }
 
 struct Encoded {
+    /// What all of `choices` begin with, and they one by one.
+    fork: Fork,
     choices: Vec<EncodedChoice>,
     answer: usize,
     topic: Option<String>,
@@ -159,12 +161,7 @@ impl QuestionSet {
         on_progress: impl FnMut(usize, usize),
     ) -> Result<ChoiceQuality, SupernetError> {
         let ready = engine.network(subnet)?;
-        let network = (subnet, &*ready);
-        let choices = self.questions.iter().flat_map(|question| &question.choices);
-        let mut scores =
-            log_likelihoods(network, &choices.collect::<Vec<_>>(), on_progress)?.into_iter();
-        let of = |question: &Encoded| scores.by_ref().take(question.choices.len()).collect();
-        let log_likelihoods: Vec<Vec<f64>> = self.questions.iter().map(of).collect();
+        let log_likelihoods = log_likelihoods((subnet, &*ready), &self.questions, on_progress)?;
         let answers = self.questions.iter().zip(&log_likelihoods);
         let answers: Vec<([bool; 2], &Option<String>)> = answers
             .map(|(question, scores)| (question.is_right(scores), &question.topic))
@@ -257,80 +254,109 @@ fn encode(
             characters: choice.chars().count(),
         })
     };
+    let choices: Vec<EncodedChoice> = question
+        .choices
+        .iter()
+        .map(choice)
+        .collect::<Result<_, _>>()?;
+    let stem = shared_len(choices.iter().map(|choice| choice.inputs.as_slice()));
+    let branches = choices.iter().map(|choice| choice.inputs.len() - stem);
     Ok(Encoded {
-        choices: question
-            .choices
-            .iter()
-            .map(choice)
-            .collect::<Result<_, _>>()?,
+        fork: Fork {
+            stem,
+            branches: branches.collect(),
+        },
+        choices,
         answer: question.answer,
         topic: question.topic.clone(),
     })
 }
 
-/// The log-likelihood of each choice. Choices that are fed the same tokens are run once.
+/// How many tokens all of `sequences` begin with.
+fn shared_len<'t>(mut sequences: impl Iterator<Item = &'t [u32]>) -> usize {
+    let Some(first) = sequences.next() else {
+        return 0;
+    };
+    sequences.fold(first.len(), |shared, other| {
+        let pairs = first[..shared].iter().zip(other);
+        pairs.take_while(|(a, b)| a == b).count()
+    })
+}
+
+/// The log-likelihood of each choice of each question. What the choices of a question begin with is
+/// run once.
 fn log_likelihoods(
     network: (&Subnet<'_>, &dyn Network),
-    choices: &[&EncodedChoice],
+    questions: &[Encoded],
     mut on_progress: impl FnMut(usize, usize),
-) -> Result<Vec<f64>, SupernetError> {
-    let mut by_inputs: BTreeMap<(usize, &[u32]), Vec<usize>> = BTreeMap::new();
-    for (index, choice) in choices.iter().enumerate() {
+) -> Result<Vec<Vec<f64>>, SupernetError> {
+    for choice in questions.iter().flat_map(|question| &question.choices) {
         let supernet = network.0.supernet();
         check_tokens(supernet, &choice.inputs, choice.inputs.len())?;
         check_tokens(supernet, &choice.targets, 0)?;
-        // Longest first: the first of a batch says how far the others are padded.
-        let key = (usize::MAX - choice.inputs.len(), choice.inputs.as_slice());
-        by_inputs.entry(key).or_default().push(index);
     }
-    let runs: Vec<(&[u32], Vec<usize>)> = by_inputs
-        .into_iter()
-        .map(|((_, inputs), indices)| (inputs, indices))
-        .collect();
-    let total: usize = runs.iter().map(|(inputs, _)| inputs.len()).sum();
-    let mut scores = vec![0.0; choices.len()];
-    let (mut rest, mut done) = (runs.as_slice(), 0);
-    while let Some((first, _)) = rest.first() {
-        let seq_len = first.len().max(1);
-        let (batch, others) = rest.split_at((BATCH_TOKENS / seq_len).clamp(1, rest.len()));
+    // Longest first: questions of a batch are of like lengths, for engines that fill sequences up.
+    let mut order: Vec<usize> = (0..questions.len()).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(questions[*index].fork.longest()));
+    let total: usize = questions.iter().map(|q| q.fork.tokens()).sum();
+    let mut scores = vec![Vec::new(); questions.len()];
+    let (mut rest, mut done) = (order.as_slice(), 0);
+    while !rest.is_empty() {
+        let ends = rest.iter().scan(0, |tokens, index| {
+            *tokens += questions[*index].fork.tokens();
+            Some(*tokens)
+        });
+        let count = ends.take_while(|end| *end <= BATCH_TOKENS).count().max(1);
+        let (batch, others) = rest.split_at(count);
         rest = others;
-        score_batch(network, batch, seq_len, choices, &mut scores)?;
-        done += batch.iter().map(|(inputs, _)| inputs.len()).sum::<usize>();
+        let asked: Vec<&Encoded> = batch.iter().map(|index| &questions[*index]).collect();
+        for (index, of_question) in batch.iter().zip(score_batch(network, &asked)?) {
+            scores[*index] = of_question;
+        }
+        done += asked.iter().map(|q| q.fork.tokens()).sum::<usize>();
         on_progress(done, total);
     }
     Ok(scores)
 }
 
+/// The log-likelihood of each choice of `batch`.
 fn score_batch(
     (subnet, network): (&Subnet<'_>, &dyn Network),
-    batch: &[(&[u32], Vec<usize>)],
-    seq_len: usize,
-    choices: &[&EncodedChoice],
-    scores: &mut [f64],
-) -> Result<(), SupernetError> {
+    batch: &[&Encoded],
+) -> Result<Vec<Vec<f64>>, SupernetError> {
     let hidden = subnet.supernet().model().hidden_size;
-    // Padding stands behind the text, where causal attention does not see it.
-    let mut tokens = Vec::with_capacity(batch.len() * seq_len);
-    for (at, (inputs, _)) in batch.iter().enumerate() {
-        tokens.extend_from_slice(inputs);
-        tokens.resize((at + 1) * seq_len, 0);
-    }
-    let normed = network.run_from(0, forward::embed(subnet, &tokens), seq_len, None)?;
-    let (mut rows, mut targets, mut owners) = (Vec::new(), Vec::new(), Vec::new());
-    for (at, (inputs, indices)) in batch.iter().enumerate() {
-        for &index in indices {
-            let scored = &choices[index].targets;
-            let first = at * seq_len + inputs.len() - scored.len();
-            rows.extend_from_slice(&normed[first * hidden..][..scored.len() * hidden]);
-            targets.extend_from_slice(scored);
-            owners.extend(std::iter::repeat_n(index, scored.len()));
+    let (mut tokens, mut scored, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+    for question in batch {
+        let stem = question.fork.stem;
+        let start = tokens.len();
+        if let Some(first) = question.choices.first() {
+            tokens.extend_from_slice(&first.inputs[..stem]);
+        }
+        for choice in &question.choices {
+            let own = tokens.len();
+            tokens.extend_from_slice(&choice.inputs[stem..]);
+            // A choice's first token is told by the stem, its others by its branch.
+            let places = choice.inputs.len() - choice.targets.len()..choice.inputs.len();
+            scored.extend(places.map(|place| match place < stem {
+                true => start + place,
+                false => own + place - stem,
+            }));
+            targets.extend_from_slice(&choice.targets);
         }
     }
-    let losses = network.losses(&rows, &targets)?;
-    for (owner, loss) in owners.into_iter().zip(losses) {
-        scores[owner] -= f64::from(loss);
-    }
-    Ok(())
+    let forks: Vec<Fork> = batch.iter().map(|q| q.fork.clone()).collect();
+    let normed = network.run_forks(forward::embed(subnet, &tokens), &forks)?;
+    let rows = scored
+        .iter()
+        .flat_map(|row| &normed[row * hidden..][..hidden]);
+    let rows: Vec<f32> = rows.copied().collect();
+    let mut losses = network.losses(&rows, &targets)?.into_iter();
+    let mut score = |choice: &EncodedChoice| {
+        let own = losses.by_ref().take(choice.targets.len());
+        -own.map(f64::from).sum::<f64>()
+    };
+    let of = |question: &&Encoded| question.choices.iter().map(&mut score).collect();
+    Ok(batch.iter().map(of).collect())
 }
 
 #[cfg(test)]
@@ -360,6 +386,15 @@ mod tests {
         assert_eq!(few, many[..5]);
         assert_ne!(few, all[..5]);
         assert_eq!(Question::sample(&all, 99).len(), 50);
+    }
+
+    #[test]
+    fn what_choices_begin_with_is_counted_once() {
+        let shared = |sequences: &[&[u32]]| shared_len(sequences.iter().copied());
+        assert_eq!(shared(&[&[1, 2, 3], &[1, 2], &[1, 2, 4]]), 2);
+        assert_eq!(shared(&[&[5, 2], &[1, 2]]), 0);
+        assert_eq!(shared(&[&[5, 2]]), 2);
+        assert_eq!(shared(&[]), 0);
     }
 
     #[test]

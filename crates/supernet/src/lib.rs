@@ -77,7 +77,7 @@ pub use importance::{
     Importance, ImportanceOrder, LayerOrder, LayerScores, standardized_fluctuations,
 };
 pub use narrow::narrowed;
-pub use network::{Distillation, Engine, HeadLoss, Lesson, Network, Score};
+pub use network::{Distillation, Engine, Fork, HeadLoss, Lesson, Network, Score};
 pub use parameters::{Parameters, Part, Role};
 pub use recovery::Recovery;
 pub use supernet::Supernet;

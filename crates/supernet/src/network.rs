@@ -43,6 +43,18 @@ pub trait Network {
         keep: Option<&mut dyn FnMut(Vec<f32>)>,
     ) -> Result<Vec<f32>, SupernetError>;
 
+    /// Runs all layers over sequences that begin alike, on `x [tokens, hidden]` with the rows of each
+    /// fork's stem before those of its branches. Gives the last hidden states after the final norm, in
+    /// the same shape.
+    ///
+    /// An engine without a way of its own runs every branch behind a stem of its own.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn run_forks(&self, x: Vec<f32>, forks: &[Fork]) -> Result<Vec<f32>, SupernetError> {
+        run_unfolded(self, &x, forks)
+    }
+
     /// Negative log-likelihood of each target in nats, from what [`Self::run_from`] gave at its place.
     ///
     /// # Errors
@@ -70,6 +82,77 @@ pub trait Network {
         lesson: Lesson<'_>,
         sums: &mut GradientSums<'_>,
     ) -> Result<HeadLoss, SupernetError>;
+}
+
+/// A sequence that goes on in several ways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fork {
+    /// Tokens that all ways begin with.
+    pub stem: usize,
+    /// Tokens of each way after them.
+    pub branches: Vec<usize>,
+}
+
+impl Fork {
+    /// Tokens in all, each of them once.
+    pub fn tokens(&self) -> usize {
+        self.stem + self.branches.iter().sum::<usize>()
+    }
+
+    /// Tokens of the longest way, the stem included.
+    pub fn longest(&self) -> usize {
+        self.stem + self.branches.iter().max().unwrap_or(&0)
+    }
+
+    /// The position of each token in its way.
+    pub fn positions(&self) -> impl Iterator<Item = usize> + '_ {
+        let branch = |count: &usize| self.stem..self.stem + count;
+        (0..self.stem).chain(self.branches.iter().flat_map(branch))
+    }
+}
+
+/// [`Network::run_forks`] by [`Network::run_from`].
+fn run_unfolded<N: Network + ?Sized>(
+    network: &N,
+    x: &[f32],
+    forks: &[Fork],
+) -> Result<Vec<f32>, SupernetError> {
+    let tokens: usize = forks.iter().map(Fork::tokens).sum();
+    let seq_len = forks.iter().map(Fork::longest).max().unwrap_or(0);
+    if tokens == 0 {
+        return Ok(Vec::new());
+    }
+    let hidden = x.len() / tokens;
+    // Rows of `x` in the order of the sequences, `None` for what fills one up at its end.
+    let mut sources: Vec<Option<usize>> = Vec::new();
+    let mut start = 0;
+    for fork in forks {
+        let mut own = start + fork.stem;
+        let ways = [fork.branches.as_slice(), &[0]];
+        for branch in ways[usize::from(fork.branches.is_empty())] {
+            let end = sources.len() + seq_len;
+            sources.extend((start..start + fork.stem).map(Some));
+            sources.extend((own..own + branch).map(Some));
+            sources.resize(end, None);
+            own += branch;
+        }
+        start = own;
+    }
+    let mut unfolded = vec![0.0; sources.len() * hidden];
+    let row = |at: usize| at * hidden..(at + 1) * hidden;
+    for (at, source) in sources.iter().enumerate() {
+        if let Some(source) = source {
+            unfolded[row(at)].copy_from_slice(&x[row(*source)]);
+        }
+    }
+    let normed = network.run_from(0, unfolded, seq_len, None)?;
+    let mut folded = vec![0.0; x.len()];
+    for (at, source) in sources.iter().enumerate() {
+        if let Some(source) = source {
+            folded[row(*source)].copy_from_slice(&normed[row(at)]);
+        }
+    }
+    Ok(folded)
 }
 
 /// How a network's prediction of one token compares, in nats.

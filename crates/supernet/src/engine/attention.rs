@@ -53,9 +53,16 @@ pub fn causal_attention(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape) 
         .into_par_iter()
         .map(|task| {
             let (s, head) = (task / heads, task % heads);
+            let kv_head = head / (heads / shape.kv_heads);
+            let of = |rows, heads: usize, head: usize| {
+                Window::whole(rows, shape.seq_len, heads * head_dim)
+                    .columns(head * head_dim, head_dim)
+            };
             let kv = s * kv_sequence..(s + 1) * kv_sequence;
-            let q = &q[s * sequence..][..sequence];
-            one_head(q, &k[kv.clone()], &v[kv], head, shape)
+            let q = of(&q[s * sequence..][..sequence], heads, head);
+            let k = of(&k[kv.clone()], shape.kv_heads, kv_head);
+            let v = of(&v[kv], shape.kv_heads, kv_head);
+            one_head(q, k, v, shape)
         })
         .collect();
     by_token(&by_head, heads, head_dim, shape.seq_len)
@@ -80,34 +87,30 @@ pub(crate) fn by_token(
     out
 }
 
-/// One head of one sequence, `[seq_len, head_dim]`.
-fn one_head(q: &[f32], k: &[f32], v: &[f32], head: usize, shape: AttentionShape) -> Vec<f32> {
-    let AttentionShape {
-        heads,
-        kv_heads,
-        head_dim,
-        seq_len,
-        scale,
-        ..
-    } = shape;
-    let kv_head = head / (heads / kv_heads);
-    let q = Window::whole(q, seq_len, heads * head_dim).columns(head * head_dim, head_dim);
-    let kv_width = kv_heads * head_dim;
-    let k = Window::whole(k, seq_len, kv_width).columns(kv_head * head_dim, head_dim);
-    let v = Window::whole(v, seq_len, kv_width).columns(kv_head * head_dim, head_dim);
-    let mut scores = vec![0.0; TILE.min(seq_len) * seq_len];
-    let mut out = vec![0.0; seq_len * head_dim];
+/// One head of one sequence: its last queries over all of its keys and values,
+/// `[queries, head_dim]`.
+pub(super) fn one_head(
+    q: Window<'_>,
+    k: Window<'_>,
+    v: Window<'_>,
+    shape: AttentionShape,
+) -> Vec<f32> {
+    let (queries, head_dim) = (q.row_count(), shape.head_dim);
+    let past_len = k.row_count() - queries;
+    let mut scores = vec![0.0; TILE.min(queries) * k.row_count()];
+    let mut out = vec![0.0; queries * head_dim];
     let arch = Arch::new();
-    for start in (0..seq_len).step_by(TILE) {
-        let rows = TILE.min(seq_len - start);
+    for start in (0..queries).step_by(TILE) {
+        let rows = TILE.min(queries - start);
+        let at = past_len + start;
         // Keys that some row of the tile sees.
-        let first = shape.first_seen(start);
-        let seen = start + rows - first;
+        let first = shape.first_seen(at);
+        let seen = at + rows - first;
         let tile = &mut scores[..rows * seen];
         let queries = q.rows(start, rows);
         let keys = k.rows(first, seen);
-        let visible = |row: usize| shape.first_seen(start + row) - first..start + row + 1 - first;
-        causal_probabilities(arch, tile, queries, keys, scale, visible);
+        let visible = |row: usize| shape.first_seen(at + row) - first..at + row + 1 - first;
+        causal_probabilities(arch, tile, queries, keys, shape.scale, visible);
         let tile = Window::whole(tile, rows, seen);
         let out = &mut out[start * head_dim..][..rows * head_dim];
         matmul(

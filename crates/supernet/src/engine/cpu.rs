@@ -1,11 +1,11 @@
 //! This crate's engine behind the seam.
 
 use super::rope::RopeTable;
-use super::{forward, head};
+use super::{forks, forward, head};
 use crate::SupernetError;
 use crate::cut::Subnet;
 use crate::gradient::{LayerActivations, loss_backward};
-use crate::network::{Engine, HeadLoss, Lesson, Network, Score};
+use crate::network::{Engine, Fork, HeadLoss, Lesson, Network, Score};
 use crate::supernet::Supernet;
 use crate::train::GradientSums;
 
@@ -60,6 +60,16 @@ impl Network for InPlace<'_> {
                 keep(x.clone());
             }
             forward::layer(self.subnet, layer, &mut x, seq_len, &rope);
+        }
+        Ok(head::final_norm(self.subnet, &x))
+    }
+
+    fn run_forks(&self, mut x: Vec<f32>, all: &[Fork]) -> Result<Vec<f32>, SupernetError> {
+        let model = self.subnet.supernet().model();
+        let longest = all.iter().map(Fork::longest).max().unwrap_or(0);
+        let rope = RopeTable::new(model, longest);
+        for layer in 0..model.num_hidden_layers {
+            forks::layer(self.subnet, layer, &mut x, all, &rope);
         }
         Ok(head::final_norm(self.subnet, &x))
     }

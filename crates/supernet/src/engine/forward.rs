@@ -174,7 +174,7 @@ pub(crate) fn rotate(
 }
 
 /// Adds what stands for a removed block.
-fn add_constant(x: &mut [f32], bias: Option<&[f32]>) {
+pub(crate) fn add_constant(x: &mut [f32], bias: Option<&[f32]>) {
     if let Some(bias) = bias {
         add_bias(x, bias);
     }

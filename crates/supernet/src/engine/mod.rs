@@ -6,6 +6,7 @@
 pub(crate) mod attention;
 mod cpu;
 pub(crate) mod elementwise;
+mod forks;
 pub(crate) mod forward;
 pub(crate) mod head;
 pub(crate) mod matmul;
