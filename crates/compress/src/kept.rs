@@ -27,7 +27,7 @@ pub(crate) fn folder(root: &Path, origin: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// FNV-1a: stable across versions of the standard library.
-fn digest(text: &str) -> u64 {
+pub(crate) fn digest(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

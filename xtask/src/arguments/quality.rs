@@ -6,6 +6,8 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use lathe_arch::Precision;
 use lathe_compress::MmluForm;
+use lathe_fetch::Cache;
+use lathe_supernet::Question;
 
 use super::engine::EngineArguments;
 use super::model::{AdapterArgument, ModelArguments};
@@ -17,10 +19,17 @@ pub enum Task {
     Perplexity,
     /// Perplexity and KL divergence from the full model.
     Kl,
-    /// MMLU's test questions.
+    /// Right answers.
+    Questions(QuestionSource),
+}
+
+/// Where questions come from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum QuestionSource {
+    /// MMLU's test.
     Mmlu(MmluForm),
-    /// Questions from a file.
-    Questions(PathBuf),
+    /// JSON lines.
+    File(PathBuf),
 }
 
 impl FromStr for Task {
@@ -30,13 +39,52 @@ impl FromStr for Task {
         match text {
             "perplexity" => Ok(Self::Perplexity),
             "kl" => Ok(Self::Kl),
+            other => match other.parse() {
+                Ok(questions) => Ok(Self::Questions(questions)),
+                Err(_) => Err(format!(
+                    "`{other}` is neither perplexity, kl, mmlu, mmlu-cloze nor a file of questions"
+                )),
+            },
+        }
+    }
+}
+
+impl FromStr for QuestionSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
             "mmlu" => Ok(Self::Mmlu(MmluForm::Letter)),
             "mmlu-cloze" => Ok(Self::Mmlu(MmluForm::Cloze)),
-            path if Path::new(path).is_file() => Ok(Self::Questions(path.into())),
+            path if Path::new(path).is_file() => Ok(Self::File(path.into())),
             other => Err(format!(
-                "`{other}` is neither perplexity, kl, mmlu, mmlu-cloze nor a file of questions"
+                "`{other}` is neither mmlu, mmlu-cloze nor a file of questions"
             )),
         }
+    }
+}
+
+impl QuestionSource {
+    /// What it is called in tables.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Mmlu(MmluForm::Letter) => "MMLU (letters)".to_owned(),
+            Self::Mmlu(MmluForm::Cloze) => "MMLU (cloze)".to_owned(),
+            Self::File(path) => path.file_stem().unwrap_or_default().display().to_string(),
+        }
+    }
+
+    /// All questions.
+    ///
+    /// # Errors
+    /// When they cannot be fetched or read, or there are none.
+    pub fn read(&self, cache: &Cache) -> anyhow::Result<Vec<Question>> {
+        let questions = match self {
+            Self::Mmlu(form) => lathe_compress::mmlu(cache, *form)?,
+            Self::File(path) => lathe_compress::questions(path)?,
+        };
+        anyhow::ensure!(!questions.is_empty(), "--task: there are no questions");
+        Ok(questions)
     }
 }
 

@@ -8,6 +8,7 @@ use lathe_compress::{LatencyObjective, Limits};
 
 use super::model::{AdapterArgument, DeviceArguments, ModelArguments};
 use super::number::{population, share};
+use super::quality::QuestionSource;
 use crate::units;
 
 /// Search methods.
@@ -213,7 +214,11 @@ pub struct Compare {
     /// Tokens of the reported perplexities
     #[arg(long, default_value_t = 8192, value_name = "N")]
     pub test_tokens: usize,
-    /// MMLU questions (cloze) that the winners answer; 0 for none
+    /// What all networks are asked: mmlu (letters), mmlu-cloze (answers), or a file of JSON lines with
+    /// context, choices and answer (index of the right choice, from 0)
+    #[arg(long, default_value = "mmlu-cloze", value_name = "TASK|FILE")]
+    pub task: QuestionSource,
+    /// Questions of it, the first of a fixed order; 0 for none
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub questions: usize,
     /// Steps for which the winners and the best baselines of each level are healed alike; 0 for none

@@ -1,9 +1,9 @@
 use anyhow::Context;
 use lathe_arch::Precision;
-use lathe_compress::{Compared, Comparison, Contender, LatencyObjective};
+use lathe_compress::{Compared, Comparison, Contender, LatencyObjective, Quiz};
 use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
-use lathe_supernet::Accuracy;
+use lathe_supernet::{Accuracy, Question};
 
 use super::print_json;
 use crate::arguments::Compare;
@@ -16,6 +16,8 @@ const NETWORK_ROUNDS: usize = 2;
 pub fn run(arguments: &Compare) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
+    // A mistake in the questions is told before the long preparation.
+    let quiz = quiz(arguments, &cache)?;
     let table = context::table_for(&cache, &arguments.model.model, &arguments.table)?;
     let (model, adapter) = (&arguments.model, &arguments.adapter);
     let out = &arguments.out;
@@ -28,7 +30,6 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
     };
     let comparison = Comparison {
         prepared: &prepared,
-        cache: &cache,
         table: &table,
         agent: agent.as_ref(),
         workload: arguments.workload,
@@ -39,7 +40,7 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
         search_tokens: arguments.tokens,
         block_tokens: arguments.block_tokens,
         test_tokens: arguments.test_tokens,
-        questions: arguments.questions,
+        quiz,
         heal_steps: arguments.heal_steps,
         network_rounds: NETWORK_ROUNDS,
         seed: arguments.seed,
@@ -60,6 +61,18 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The questions asked for.
+fn quiz(arguments: &Compare, cache: &Cache) -> anyhow::Result<Option<Quiz>> {
+    if arguments.questions == 0 {
+        return Ok(None);
+    }
+    let all = arguments.task.read(cache)?;
+    Ok(Some(Quiz {
+        name: arguments.task.name(),
+        questions: Question::sample(&all, arguments.questions),
+    }))
+}
+
 /// The precisions asked for, the fewest bits first; the table's where none are.
 fn precisions(asked: &[Precision], table: &LatencyTable) -> Vec<Precision> {
     let is_wanted = |precision: &Precision| match asked {
@@ -76,20 +89,31 @@ fn precisions(asked: &[Precision], table: &LatencyTable) -> Vec<Precision> {
 fn print(compared: &Compared, objectives: &[LatencyObjective], levels: &[f64]) {
     let [ttft_us, tpot_us] = compared.predicted_us;
     println!(
-        "{} at {}: full model perplexity {:.2}, TTFT {:.1} ms, TPOT {:.2} ms{}",
+        "{} at {}: full model perplexity {:.2}, TTFT {:.1} ms, TPOT {:.2} ms",
         compared.model,
         compared.workload,
         compared.perplexity,
         ttft_us / 1000.0,
         tpot_us / 1000.0,
-        answers(compared.accuracy.as_ref())
     );
+    if let (Some(quiz), Some(full)) = (&compared.quiz, &compared.accuracy) {
+        let (count, answers) = (full.questions, answers(full));
+        println!("{quiz}, {count} questions, right per character: full model {answers}");
+    }
     for &objective in objectives {
         for &level in levels {
             println!("\n{level} of the full model's {}", objective.name());
             println!(
-                "{:<34} {:>8} {:>8} {:>11} {:>9} {:>9}  {:>9} {:>9}",
-                "", "TTFT ms", "TPOT ms", "perplexity", "log ppl", "healed", "measured", "(ms)"
+                "{:<34} {:>8} {:>8} {:>11} {:>9} {:>9}  {:>9} {:>9}  {}",
+                "",
+                "TTFT ms",
+                "TPOT ms",
+                "perplexity",
+                "log ppl",
+                "healed",
+                "measured",
+                "(ms)",
+                compared.quiz.as_deref().unwrap_or_default()
             );
             for contender in compared.at(objective, level) {
                 print_contender(contender);
@@ -113,6 +137,15 @@ fn print_ratios(compared: &Compared, ours: &Contender) {
             );
         }
     }
+    if let (Some(accuracy), Some(best)) = (&ours.accuracy, most_right(compared, ours)) {
+        println!(
+            "{}: {} right, of the baselines at most {} ({})",
+            ours.name(),
+            answers(accuracy),
+            best.accuracy.as_ref().map(answers).unwrap_or_default(),
+            best.name()
+        );
+    }
     let increase = |c: &Contender| Some(c.healed?.log_perplexity_increase);
     let all = compared.at(ours.objective, ours.level).into_iter();
     let baselines = all.filter(|c| c.method.is_baseline()).filter_map(increase);
@@ -123,6 +156,14 @@ fn print_ratios(compared: &Compared, ours: &Contender) {
             of_ours / best
         );
     }
+}
+
+/// The baseline of the same level that has the most right answers.
+fn most_right<'c>(compared: &'c Compared, ours: &Contender) -> Option<&'c Contender> {
+    let right = |c: &Contender| c.accuracy.map_or(0.0, |accuracy| accuracy.acc_norm);
+    let all = compared.at(ours.objective, ours.level).into_iter();
+    all.filter(|c| c.method.is_baseline() && c.accuracy.is_some())
+        .max_by(|a, b| right(a).total_cmp(&right(b)))
 }
 
 fn print_contender(contender: &Contender) {
@@ -136,7 +177,7 @@ fn print_contender(contender: &Contender) {
     let healed = contender.healed.as_ref();
     let healed = healed.map(|healed| format!("{:>+9.3}", healed.log_perplexity_increase));
     println!(
-        "{:<34} {:>8.1} {:>8.2} {:>11.2} {:>+9.3} {:>9}  {}{}",
+        "{:<34} {:>8.1} {:>8.2} {:>11.2} {:>+9.3} {:>9}  {:>19}  {}",
         contender.name(),
         contender.ttft_us / 1000.0,
         contender.tpot_us / 1000.0,
@@ -144,11 +185,13 @@ fn print_contender(contender: &Contender) {
         contender.log_perplexity_increase,
         healed.unwrap_or_default(),
         measured.unwrap_or_default(),
-        answers(contender.accuracy.as_ref())
+        contender.accuracy.as_ref().map(answers).unwrap_or_default()
     );
 }
 
-fn answers(accuracy: Option<&Accuracy>) -> String {
-    let text = |a: &Accuracy| format!(", MMLU {:.3} +- {:.3}", a.acc_norm, a.acc_norm_stderr);
-    accuracy.map(text).unwrap_or_default()
+fn answers(accuracy: &Accuracy) -> String {
+    format!(
+        "{:.3} +- {:.3}",
+        accuracy.acc_norm, accuracy.acc_norm_stderr
+    )
 }

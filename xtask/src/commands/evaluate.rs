@@ -20,8 +20,7 @@ pub fn run(arguments: &Evaluate) -> anyhow::Result<()> {
     // A mistake in the questions is told before the long preparation.
     let questions = match &arguments.task {
         Task::Perplexity | Task::Kl => None,
-        Task::Mmlu(form) => Some(lathe_compress::mmlu(&cache, *form)?),
-        Task::Questions(path) => Some(lathe_compress::questions(path)?),
+        Task::Questions(source) => Some(source.read(&cache)?),
     };
     let (adapter, subnet) = (&arguments.adapter, arguments.subnet.as_deref());
     let network = context::prepare_network(&cache, &arguments.model, adapter, subnet, &mut steps)?;
@@ -86,7 +85,6 @@ fn choice(
     questions: &[Question],
     mut steps: Steps,
 ) -> anyhow::Result<()> {
-    anyhow::ensure!(!questions.is_empty(), "--task: there are no questions");
     let context = prepared.model().max_position_embeddings;
     let sample = Question::sample(questions, arguments.questions);
     let set = QuestionSet::new(&sample, &prepared.tokenizer, context)?;

@@ -1,10 +1,9 @@
 //! What all contenders are asked: text that none has seen, and questions.
 
-use lathe_supernet::{Accuracy, Question, QuestionSet, Split, Subnet, TokenWindows, perplexity};
+use lathe_supernet::{Accuracy, QuestionSet, Split, Subnet, TokenWindows, perplexity};
 use serde::{Deserialize, Serialize};
 
 use super::Comparison;
-use crate::{MmluForm, mmlu};
 
 /// Text and questions, and how the full model does on the text.
 pub(super) struct Exam {
@@ -12,7 +11,6 @@ pub(super) struct Exam {
     pub test: TokenWindows,
     /// Log-perplexity of the full model on it.
     pub base: f64,
-    /// MMLU's, where there are to be questions.
     questions: Option<QuestionSet>,
 }
 
@@ -29,18 +27,14 @@ impl Exam {
     /// What `comparison` asks.
     ///
     /// # Errors
-    /// When there is too little text, or the questions cannot be had.
+    /// When there is too little text, or a question cannot be asked.
     pub fn new(comparison: &Comparison<'_>) -> anyhow::Result<Self> {
         let prepared = comparison.prepared;
         let test = prepared.windows(Split::Test, comparison.test_tokens)?;
-        let questions = match comparison.questions {
-            0 => None,
-            count => {
-                let sample = Question::sample(&mmlu(comparison.cache, MmluForm::Cloze)?, count);
-                let context = prepared.model().max_position_embeddings;
-                Some(QuestionSet::new(&sample, &prepared.tokenizer, context)?)
-            }
-        };
+        let context = prepared.model().max_position_embeddings;
+        let quiz = comparison.quiz.as_ref();
+        let tokens = |questions| QuestionSet::new(questions, &prepared.tokenizer, context);
+        let questions = quiz.map(|quiz| tokens(&quiz.questions)).transpose()?;
         let mut exam = Self {
             test,
             base: 0.0,
@@ -67,7 +61,7 @@ impl Exam {
         self.questions.as_ref().map(score).transpose()
     }
 
-    /// Both: what is corrected for drift is at hand once, and that takes minutes.
+    /// Both, of a network that is corrected for drift: it is at hand once, and that takes minutes.
     ///
     /// # Errors
     /// When it cannot be run.

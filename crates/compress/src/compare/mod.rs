@@ -1,5 +1,6 @@
 //! The search against structural pruning, at equal predicted latency and on the same text.
 
+mod answers;
 mod drift;
 mod exam;
 mod healed;
@@ -12,7 +13,6 @@ use std::path::Path;
 
 use anyhow::Context;
 use lathe_arch::{Precision, SubnetConfig, Workload};
-use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
 use lathe_profiler::{AgentCommand, NetworkLatency};
 use lathe_supernet::Accuracy;
@@ -23,14 +23,13 @@ use crate::baseline::{Baseline, Limit};
 use crate::{LatencyObjective, Prepared, Progress};
 use exam::Exam;
 
+pub use answers::Quiz;
 pub use healed::HealedScore;
 
 /// What to compare, and with what effort.
 pub struct Comparison<'a> {
     /// The model, its units ordered and recovered as the search is to have them.
     pub prepared: &'a Prepared,
-    /// Where fetched things lie.
-    pub cache: &'a Cache,
     /// What the latencies are predicted from.
     pub table: &'a LatencyTable,
     /// How to start the agent that measures the winners; `None` to leave them unmeasured.
@@ -51,8 +50,8 @@ pub struct Comparison<'a> {
     pub block_tokens: usize,
     /// Tokens of the reported perplexities.
     pub test_tokens: usize,
-    /// MMLU questions that the winners answer.
-    pub questions: usize,
+    /// What all networks are asked besides.
+    pub quiz: Option<Quiz>,
     /// Steps for which the winners are healed.
     pub heal_steps: usize,
     /// Rounds over the winners.
@@ -102,7 +101,7 @@ pub struct Contender {
     pub perplexity: f64,
     /// Its logarithm over the full model's.
     pub log_perplexity_increase: f64,
-    /// Right answers, of the winners.
+    /// Right answers, where questions were asked.
     pub accuracy: Option<Accuracy>,
     /// Measured latencies, of the winners.
     pub measured: Option<NetworkLatency>,
@@ -120,6 +119,8 @@ pub struct Compared {
     pub workload: Workload,
     /// Perplexity of the full model.
     pub perplexity: f64,
+    /// What was asked.
+    pub quiz: Option<String>,
     /// Right answers of the full model.
     pub accuracy: Option<Accuracy>,
     /// Predicted time to first token and time per output token of the full model.
@@ -162,6 +163,11 @@ impl Method {
 }
 
 impl Contender {
+    /// Contenders that agree in this are cut from one super-network.
+    fn made_by(&self) -> (Method, bool) {
+        (self.method, self.is_refitted)
+    }
+
     /// What it is called in a table.
     pub fn name(&self) -> String {
         match (self.method, self.is_refitted) {
@@ -213,14 +219,13 @@ impl Comparison<'_> {
             })?);
         }
         let key = self.search_key(&key);
-        let asked = self.asked(&key);
         let searches = [Method::Structure, Method::StructureAndPrecision];
         let searches = &searches[..self.precisions.len().clamp(1, 2)];
         for &method in searches {
             for &objective in &self.objectives {
                 let path = format!("{}-{}.json", method.slug(), objective.name());
-                contenders.extend(cached(&self.folder.join(path), &asked, || {
-                    self.search(method, objective, (&exam, &asked), progress)
+                contenders.extend(cached(&self.folder.join(path), &self.asked(&key), || {
+                    self.search(method, objective, (&exam, &key), progress)
                 })?);
             }
         }
@@ -236,20 +241,24 @@ impl Comparison<'_> {
             model: self.prepared.name.clone(),
             workload: self.workload,
             perplexity: exam.base.exp(),
+            quiz: self.quiz.as_ref().map(|quiz| quiz.name.clone()),
             accuracy: None,
             predicted_us: [prediction.ttft_us, prediction.tpot_us],
             contenders,
         };
-        self.answer(&mut compared, &exam, &asked, progress)?;
+        self.answer(&mut compared, &exam, &key, progress)?;
         self.measure(&mut compared, &key, progress)?;
         self.heal(&mut compared, &exam, progress)?;
         write_json(&self.folder.join("comparison.json"), &compared)?;
         Ok(compared)
     }
 
-    /// What results with answers in them rest on, besides `key`.
+    /// What results rest on, besides `key`, that have answers in them: where drift is corrected.
     fn asked(&self, key: &str) -> String {
-        format!("{} questions, {key}", self.questions)
+        match &self.quiz {
+            Some(quiz) if self.prepared.has_text_for_drift() => format!("{} {key}", quiz.key()),
+            _ => key.to_owned(),
+        }
     }
 
     /// What the score of one network rests on.

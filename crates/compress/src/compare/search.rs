@@ -55,14 +55,18 @@ impl Comparison<'_> {
                 "the search found nothing at {level} of the full model's latency: give it more --evaluations"
             );
             let path = format!("{}-{}-{level}.json", method.slug(), objective.name());
-            contenders.push(cached(&self.folder.join(path), key, || {
+            contenders.push(cached(&self.folder.join(path), &self.asked(key), || {
                 let cut = finals.best(&found, space, progress)?;
-                let marks = exam.marks(&cut)?;
-                let (by, scores) = ((method, is_refitted), [exam.base, marks.log_perplexity]);
+                let (by, score) = ((method, is_refitted), exam.log_perplexity(&cut)?);
+                let (subnet, scores) = (cut.config().clone(), [exam.base, score]);
+                let found = self.contender(&limit, level, by, subnet, scores)?;
+                if !self.prepared.corrects_drift() {
+                    return Ok(found);
+                }
                 Ok(Contender {
-                    is_corrected: self.prepared.corrects_drift(),
-                    accuracy: marks.accuracy,
-                    ..self.contender(&limit, level, by, cut.config().clone(), scores)?
+                    is_corrected: true,
+                    accuracy: exam.accuracy(&cut)?,
+                    ..found
                 })
             })?);
         }

@@ -1,4 +1,4 @@
-//! What the winners are asked on top of perplexity: questions, and how fast they are.
+//! The winners of each level, and how fast they are.
 
 use std::path::PathBuf;
 
@@ -6,9 +6,8 @@ use lathe_arch::SubnetConfig;
 use lathe_export::export_onnx;
 use lathe_onnx::{LogitRows, MODEL_FILE};
 use lathe_profiler::{AgentCommand, NetworkLatency, measure_networks};
-use lathe_supernet::{Accuracy, Recovery, Supernet};
+use lathe_supernet::{Recovery, Supernet};
 
-use super::exam::Exam;
 use super::{Compared, Comparison, Contender, Method};
 use crate::artefact::cached;
 use crate::{LatencyObjective, Progress};
@@ -42,51 +41,6 @@ impl Comparison<'_> {
         Ok(Some(
             self.prepared.reordered(baseline.importance(), recovery)?,
         ))
-    }
-
-    /// Has the full model and the winners answer questions, those of them that have not yet.
-    pub(super) fn answer(
-        &self,
-        compared: &mut Compared,
-        exam: &Exam,
-        key: &str,
-        progress: Progress<'_>,
-    ) -> anyhow::Result<()> {
-        if self.questions == 0 {
-            return Ok(());
-        }
-        let levels = self.levels.len() * self.objectives.len();
-        let path = |name: &str| self.folder.join(format!("answers-{name}.json"));
-        progress("answering questions", 0, levels + 1);
-        compared.accuracy = cached(&path("full"), key, || {
-            exam.accuracy(&self.prepared.supernet.teacher())
-        })?;
-        let mut done = 1;
-        for &objective in &self.objectives {
-            for &level in &self.levels {
-                progress("answering questions", done, levels + 1);
-                let mut winners = Self::winners(compared, objective, level);
-                winners.retain(|winner| compared.contenders[*winner].accuracy.is_none());
-                let name = format!("{}-{level}", objective.name());
-                let asked = winners.iter().map(|winner| &compared.contenders[*winner]);
-                let asked: Vec<String> = asked.map(Contender::name).collect();
-                let key = format!("{asked:?}, {key}");
-                let accuracies: Vec<Option<Accuracy>> = cached(&path(&name), &key, || {
-                    let score = |index: &usize| {
-                        let contender = &compared.contenders[*index];
-                        let own = self.supernet_of(contender)?;
-                        let supernet = own.as_ref().unwrap_or(&self.prepared.supernet);
-                        exam.accuracy(&supernet.cut(&contender.subnet)?)
-                    };
-                    winners.iter().map(score).collect()
-                })?;
-                for (winner, accuracy) in winners.into_iter().zip(accuracies) {
-                    compared.contenders[winner].accuracy = accuracy;
-                }
-                done += 1;
-            }
-        }
-        Ok(())
     }
 
     /// Measures the winners of each level beside the full model.
