@@ -6,8 +6,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig, SubnetConfig};
 use lathe_supernet::checkpoint::{Checkpoint, LayerWeights, ModelWeights};
 use lathe_supernet::{
-    Calibration, Evaluator, Importance, ImportanceOrder, Recovery, Supernet, TokenWindows,
-    perplexity,
+    Calibration, Evaluator, Importance, ImportanceOrder, Question, QuestionSet, Recovery, Supernet,
+    TokenWindows, perplexity,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -162,5 +162,42 @@ fn local_search(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, load, evaluate, local_search);
+/// Questions whose choices are run behind one context, and the same choices as questions of their own.
+fn questions(c: &mut Criterion) {
+    let (supernet, _) = calibrated(ModelConfig {
+        num_hidden_layers: LAYERS,
+        vocab_size: 4096,
+        ..ModelConfig::smollm2_135m()
+    });
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-llama");
+    let tokenizer = Checkpoint::load(&fixture).expect("a fixture").tokenizer;
+    let question = |number: usize| Question {
+        context: format!("{number} {}", "the quick brown fox ".repeat(16)),
+        choices: ["over the dog", "into the fox", "by the model", "so it is"]
+            .map(str::to_owned)
+            .into(),
+        delimiter: " ".to_owned(),
+        answer: 0,
+        topic: None,
+    };
+    let together: Vec<Question> = (0..16).map(question).collect();
+    let apart = together.iter().flat_map(|question| {
+        let alone = |choice: &String| Question {
+            choices: vec![choice.clone()],
+            ..question.clone()
+        };
+        question.choices.iter().map(alone)
+    });
+    let apart: Vec<Question> = apart.collect();
+    let full = supernet.full();
+    let mut group = c.benchmark_group("16 questions of 4 choices, 6 layers");
+    group.sample_size(10);
+    for (name, asked) in [("a context each", &apart), ("one context", &together)] {
+        let set = QuestionSet::new(asked, &tokenizer, 512).expect("they have answers");
+        group.bench_function(name, |b| b.iter(|| set.score(&full, |_, _| {})));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, load, evaluate, local_search, questions);
 criterion_main!(benches);

@@ -48,7 +48,7 @@ impl Comparison<'_> {
         exam: &Exam,
         progress: Progress<'_>,
     ) -> anyhow::Result<Marks> {
-        let own = self.supernet_of(contender)?;
+        let own = self.supernet_of(contender.made_by())?;
         let supernet = own.as_ref().unwrap_or(&self.prepared.supernet);
         let cut = supernet.cut(&contender.subnet)?;
         exam.marks(&self.prepared.correct(cut, progress)?)

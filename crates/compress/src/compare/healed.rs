@@ -119,7 +119,7 @@ impl Comparison<'_> {
         contender: &Contender,
         progress: Progress<'_>,
     ) -> anyhow::Result<Parameters> {
-        let own = self.supernet_of(contender)?;
+        let own = self.supernet_of(contender.made_by())?;
         let supernet = own.as_ref().unwrap_or(&self.prepared.supernet);
         // Rounded weights have no gradient: they are rounded when they are used.
         let mut cut = supernet.cut(&contender.subnet.clone().with_precision(Precision::F32))?;

@@ -246,7 +246,7 @@ impl Comparison<'_> {
             predicted_us: [prediction.ttft_us, prediction.tpot_us],
             contenders,
         };
-        self.answer(&mut compared, &exam, &key, progress)?;
+        self.answer(&mut compared, &exam, progress)?;
         self.measure(&mut compared, &key, progress)?;
         self.heal(&mut compared, &exam, progress)?;
         write_json(&self.folder.join("comparison.json"), &compared)?;

@@ -29,12 +29,16 @@ impl Comparison<'_> {
         all.filter(|(_, c)| is_winner(c)).map(|(i, _)| i).collect()
     }
 
-    /// The super-network of a contender.
-    pub(super) fn supernet_of(&self, contender: &Contender) -> anyhow::Result<Option<Supernet>> {
-        let Method::Baseline(baseline) = contender.method else {
+    /// The super-network that a method's networks are cut from, refitted or not, where it is not the
+    /// searches'.
+    pub(super) fn supernet_of(
+        &self,
+        (method, is_refitted): (Method, bool),
+    ) -> anyhow::Result<Option<Supernet>> {
+        let Method::Baseline(baseline) = method else {
             return Ok(None);
         };
-        let recovery = match contender.is_refitted {
+        let recovery = match is_refitted {
             true => Recovery::LeastSquares,
             false => baseline.recovery(),
         };
@@ -91,7 +95,7 @@ impl Comparison<'_> {
         for &winner in winners {
             let contender = &compared.contenders[winner];
             // The clock does not tell weights from corrected ones.
-            let own = self.supernet_of(contender)?;
+            let own = self.supernet_of(contender.made_by())?;
             let supernet = own.as_ref().unwrap_or(supernet);
             models.push(export(winner.to_string(), supernet, &contender.subnet)?);
         }

@@ -62,14 +62,11 @@ fn attention_over_forks([q, k, v]: [&[f32]; 3], shape: AttentionShape, forks: &[
         .into_par_iter()
         .map(|task| {
             let ((start, fork), head) = (starts[task / heads], task % heads);
-            let of = |rows: &'_ [f32], count: usize, head: usize| {
+            let of = |rows: &[f32], count: usize, head: usize| {
                 let width = count * head_dim;
-                let rows = &rows[start * width..][..fork.tokens() * width];
-                let window = Window::whole(rows, fork.tokens(), width);
-                (0..fork.tokens())
-                    .flat_map(|row| &window.columns(head * head_dim, head_dim).row(row)[..])
-                    .copied()
-                    .collect::<Vec<f32>>()
+                let rows = rows[start * width..][..fork.tokens() * width].chunks_exact(width);
+                let own = rows.flat_map(|row| &row[head * head_dim..][..head_dim]);
+                own.copied().collect::<Vec<f32>>()
             };
             let kv_head = head / (heads / kv_heads);
             let own = [
