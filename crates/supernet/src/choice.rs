@@ -59,8 +59,8 @@ pub struct QuestionSet {
 }
 
 struct Encoded {
-    /// What all of `choices` begin with, and they one by one.
-    fork: Fork,
+    /// Tokens that the inputs of all `choices` begin with.
+    stem: usize,
     choices: Vec<EncodedChoice>,
     answer: usize,
     topic: Option<String>,
@@ -161,7 +161,10 @@ impl QuestionSet {
         on_progress: impl FnMut(usize, usize),
     ) -> Result<ChoiceQuality, SupernetError> {
         let ready = engine.network(subnet)?;
-        let log_likelihoods = log_likelihoods((subnet, &*ready), &self.questions, on_progress)?;
+        let parts: Vec<Part<'_>> = self.questions.iter().flat_map(Encoded::parts).collect();
+        let mut scores = log_likelihoods((subnet, &*ready), &parts, on_progress)?.into_iter();
+        let of = |question: &Encoded| scores.by_ref().take(question.choices.len()).collect();
+        let log_likelihoods: Vec<Vec<f64>> = self.questions.iter().map(of).collect();
         let answers = self.questions.iter().zip(&log_likelihoods);
         let answers: Vec<([bool; 2], &Option<String>)> = answers
             .map(|(question, scores)| (question.is_right(scores), &question.topic))
@@ -184,7 +187,44 @@ impl QuestionSet {
     }
 }
 
+/// Choices of one question that are run together.
+struct Part<'q> {
+    /// Tokens that their inputs begin with.
+    stem: usize,
+    choices: &'q [EncodedChoice],
+}
+
+impl Part<'_> {
+    fn fork(&self) -> Fork {
+        let branches = self.choices.iter().map(|c| c.inputs.len() - self.stem);
+        Fork {
+            stem: self.stem,
+            branches: branches.collect(),
+        }
+    }
+}
+
 impl Encoded {
+    /// The choices, as many at a time as a batch has room for.
+    fn parts(&self) -> Vec<Part<'_>> {
+        let part = |choices| Part {
+            stem: self.stem,
+            choices,
+        };
+        let mut parts = Vec::new();
+        let (mut start, mut tokens) = (0, self.stem);
+        for (at, choice) in self.choices.iter().enumerate() {
+            let branch = choice.inputs.len() - self.stem;
+            if at > start && tokens + branch > BATCH_TOKENS {
+                parts.push(part(&self.choices[start..at]));
+                (start, tokens) = (at, self.stem);
+            }
+            tokens += branch;
+        }
+        parts.push(part(&self.choices[start..]));
+        parts
+    }
+
     /// Whether the likeliest choice is right, and the likeliest per character.
     fn is_right(&self, scores: &[f64]) -> [bool; 2] {
         let per_character = scores.iter().zip(&self.choices);
@@ -259,13 +299,8 @@ fn encode(
         .iter()
         .map(choice)
         .collect::<Result<_, _>>()?;
-    let stem = shared_len(choices.iter().map(|choice| choice.inputs.as_slice()));
-    let branches = choices.iter().map(|choice| choice.inputs.len() - stem);
     Ok(Encoded {
-        fork: Fork {
-            stem,
-            branches: branches.collect(),
-        },
+        stem: shared_len(choices.iter().map(|choice| choice.inputs.as_slice())),
         choices,
         answer: question.answer,
         topic: question.topic.clone(),
@@ -283,56 +318,58 @@ fn shared_len<'t>(mut sequences: impl Iterator<Item = &'t [u32]>) -> usize {
     })
 }
 
-/// The log-likelihood of each choice of each question. What the choices of a question begin with is
-/// run once.
+/// The log-likelihood of each choice of each part. What the choices of a part begin with is run once.
 fn log_likelihoods(
     network: (&Subnet<'_>, &dyn Network),
-    questions: &[Encoded],
+    parts: &[Part<'_>],
     mut on_progress: impl FnMut(usize, usize),
-) -> Result<Vec<Vec<f64>>, SupernetError> {
-    for choice in questions.iter().flat_map(|question| &question.choices) {
+) -> Result<Vec<f64>, SupernetError> {
+    for choice in parts.iter().flat_map(|part| part.choices) {
         let supernet = network.0.supernet();
         check_tokens(supernet, &choice.inputs, choice.inputs.len())?;
         check_tokens(supernet, &choice.targets, 0)?;
     }
-    // Longest first: questions of a batch are of like lengths, for engines that fill sequences up.
-    let mut order: Vec<usize> = (0..questions.len()).collect();
-    order.sort_by_key(|index| std::cmp::Reverse(questions[*index].fork.longest()));
-    let total: usize = questions.iter().map(|q| q.fork.tokens()).sum();
-    let mut scores = vec![Vec::new(); questions.len()];
+    let forks: Vec<Fork> = parts.iter().map(Part::fork).collect();
+    // Longest first: parts of a batch are of like lengths, for engines that fill sequences up.
+    let mut order: Vec<usize> = (0..parts.len()).collect();
+    order.sort_by_key(|at| std::cmp::Reverse(forks[*at].longest()));
+    let total: usize = forks.iter().map(Fork::tokens).sum();
+    let mut scores = vec![Vec::new(); parts.len()];
     let (mut rest, mut done) = (order.as_slice(), 0);
     while !rest.is_empty() {
-        let ends = rest.iter().scan(0, |tokens, index| {
-            *tokens += questions[*index].fork.tokens();
+        let ends = rest.iter().scan(0, |tokens, at| {
+            *tokens += forks[*at].tokens();
             Some(*tokens)
         });
         let count = ends.take_while(|end| *end <= BATCH_TOKENS).count().max(1);
         let (batch, others) = rest.split_at(count);
         rest = others;
-        let asked: Vec<&Encoded> = batch.iter().map(|index| &questions[*index]).collect();
-        for (index, of_question) in batch.iter().zip(score_batch(network, &asked)?) {
-            scores[*index] = of_question;
+        let of_batch: Vec<Fork> = batch.iter().map(|at| forks[*at].clone()).collect();
+        let asked: Vec<&Part<'_>> = batch.iter().map(|at| &parts[*at]).collect();
+        for (at, of_part) in batch.iter().zip(score_batch(network, &asked, &of_batch)?) {
+            scores[*at] = of_part;
         }
-        done += asked.iter().map(|q| q.fork.tokens()).sum::<usize>();
+        done += of_batch.iter().map(Fork::tokens).sum::<usize>();
         on_progress(done, total);
     }
-    Ok(scores)
+    Ok(scores.concat())
 }
 
-/// The log-likelihood of each choice of `batch`.
+/// The log-likelihood of each choice of each of `batch`, which `forks` are the shapes of.
 fn score_batch(
     (subnet, network): (&Subnet<'_>, &dyn Network),
-    batch: &[&Encoded],
+    batch: &[&Part<'_>],
+    forks: &[Fork],
 ) -> Result<Vec<Vec<f64>>, SupernetError> {
     let hidden = subnet.supernet().model().hidden_size;
     let (mut tokens, mut scored, mut targets) = (Vec::new(), Vec::new(), Vec::new());
-    for question in batch {
-        let stem = question.fork.stem;
+    for part in batch {
+        let stem = part.stem;
         let start = tokens.len();
-        if let Some(first) = question.choices.first() {
+        if let Some(first) = part.choices.first() {
             tokens.extend_from_slice(&first.inputs[..stem]);
         }
-        for choice in &question.choices {
+        for choice in part.choices {
             let own = tokens.len();
             tokens.extend_from_slice(&choice.inputs[stem..]);
             // A choice's first token is told by the stem, its others by its branch.
@@ -344,8 +381,7 @@ fn score_batch(
             targets.extend_from_slice(&choice.targets);
         }
     }
-    let forks: Vec<Fork> = batch.iter().map(|q| q.fork.clone()).collect();
-    let normed = network.run_forks(forward::embed(subnet, &tokens), &forks)?;
+    let normed = network.run_forks(forward::embed(subnet, &tokens), forks)?;
     let rows = scored
         .iter()
         .flat_map(|row| &normed[row * hidden..][..hidden]);
@@ -355,7 +391,7 @@ fn score_batch(
         let own = losses.by_ref().take(choice.targets.len());
         -own.map(f64::from).sum::<f64>()
     };
-    let of = |question: &&Encoded| question.choices.iter().map(&mut score).collect();
+    let of = |part: &&Part<'_>| part.choices.iter().map(&mut score).collect();
     Ok(batch.iter().map(of).collect())
 }
 
@@ -395,6 +431,34 @@ mod tests {
         assert_eq!(shared(&[&[5, 2], &[1, 2]]), 0);
         assert_eq!(shared(&[&[5, 2]]), 2);
         assert_eq!(shared(&[]), 0);
+    }
+
+    #[test]
+    fn choices_are_run_as_many_at_a_time_as_there_is_room_for() {
+        let choice = |tokens: usize| EncodedChoice {
+            inputs: vec![1; tokens],
+            targets: vec![2],
+            characters: 1,
+        };
+        let parts = |stem: usize, lengths: &[usize]| -> Vec<usize> {
+            let question = Encoded {
+                stem,
+                choices: lengths.iter().map(|length| choice(*length)).collect(),
+                answer: 0,
+                topic: None,
+            };
+            let parts = question.parts();
+            assert!(
+                parts
+                    .iter()
+                    .all(|p| p.choices.len() == 1 || p.fork().tokens() <= BATCH_TOKENS)
+            );
+            parts.iter().map(|part| part.choices.len()).collect()
+        };
+        assert_eq!(parts(80, &[90; 4]), [4]);
+        assert_eq!(parts(2000, &[2024; 5]), [2, 2, 1]);
+        assert_eq!(parts(0, &[3000, 3000, 10, 10]), [1, 1, 2]);
+        assert_eq!(parts(5, &[5; 3]), [3]);
     }
 
     #[test]

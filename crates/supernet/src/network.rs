@@ -111,6 +111,12 @@ impl Fork {
     }
 }
 
+/// Rows of a stem, and of one branch.
+type Rows = std::iter::Chain<std::ops::Range<usize>, std::ops::Range<usize>>;
+
+/// Tokens run together where forks are unfolded.
+const UNFOLDED_TOKENS: usize = 2048;
+
 /// [`Network::run_forks`] by [`Network::run_from`].
 fn run_unfolded<N: Network + ?Sized>(
     network: &N,
@@ -119,38 +125,34 @@ fn run_unfolded<N: Network + ?Sized>(
 ) -> Result<Vec<f32>, SupernetError> {
     let tokens: usize = forks.iter().map(Fork::tokens).sum();
     let seq_len = forks.iter().map(Fork::longest).max().unwrap_or(0);
-    if tokens == 0 {
+    if seq_len == 0 {
         return Ok(Vec::new());
     }
     let hidden = x.len() / tokens;
-    // Rows of `x` in the order of the sequences, `None` for what fills one up at its end.
-    let mut sources: Vec<Option<usize>> = Vec::new();
+    // Of every sequence the rows of its stem and of its branch.
+    let mut sequences = Vec::new();
     let mut start = 0;
     for fork in forks {
-        let mut own = start + fork.stem;
+        let stem = start..start + fork.stem;
+        start = stem.end;
         let ways = [fork.branches.as_slice(), &[0]];
         for branch in ways[usize::from(fork.branches.is_empty())] {
-            let end = sources.len() + seq_len;
-            sources.extend((start..start + fork.stem).map(Some));
-            sources.extend((own..own + branch).map(Some));
-            sources.resize(end, None);
-            own += branch;
-        }
-        start = own;
-    }
-    let mut unfolded = vec![0.0; sources.len() * hidden];
-    let row = |at: usize| at * hidden..(at + 1) * hidden;
-    for (at, source) in sources.iter().enumerate() {
-        if let Some(source) = source {
-            unfolded[row(at)].copy_from_slice(&x[row(*source)]);
+            sequences.push(stem.clone().chain(start..start + branch));
+            start += branch;
         }
     }
-    let normed = network.run_from(0, unfolded, seq_len, None)?;
     let mut folded = vec![0.0; x.len()];
-    for (at, source) in sources.iter().enumerate() {
-        if let Some(source) = source {
-            folded[row(*source)].copy_from_slice(&normed[row(at)]);
-        }
+    let row = |at: usize| at * hidden..(at + 1) * hidden;
+    for some in sequences.chunks((UNFOLDED_TOKENS / seq_len).max(1)) {
+        // Sequences are filled up at their ends, where causal attention does not see it.
+        let mut unfolded = vec![0.0; some.len() * seq_len * hidden];
+        let places = || {
+            let of = |(at, rows): (usize, &Rows)| (at * seq_len..).zip(rows.clone());
+            some.iter().enumerate().flat_map(of)
+        };
+        places().for_each(|(to, from)| unfolded[row(to)].copy_from_slice(&x[row(from)]));
+        let normed = network.run_from(0, unfolded, seq_len, None)?;
+        places().for_each(|(from, to)| folded[row(to)].copy_from_slice(&normed[row(from)]));
     }
     Ok(folded)
 }

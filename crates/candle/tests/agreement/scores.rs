@@ -109,7 +109,8 @@ fn choices_are_those_of_the_own_engine() {
             answer: index % 3,
             topic: None,
         };
-        let questions: Vec<Question> = (0..5).map(question).collect();
+        // More sequences than are run together, and contexts that lose their beginning.
+        let questions: Vec<Question> = (0..20).map(question).collect();
         let set = QuestionSet::new(&questions, &checkpoint.tokenizer, 48).unwrap();
         let cut = supernet.cut(&uneven(supernet.model())).unwrap();
         let engine = Candle::new(&supernet, Dtype::F32).unwrap();

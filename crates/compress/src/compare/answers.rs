@@ -4,7 +4,7 @@ use lathe_arch::SubnetConfig;
 use lathe_supernet::{Accuracy, Question};
 
 use super::exam::Exam;
-use super::{Compared, Comparison, Contender, Method};
+use super::{Compared, Comparison, Contender, Method, slug};
 use crate::Progress;
 use crate::artefact::cached;
 use crate::kept::digest;
@@ -20,7 +20,7 @@ pub struct Quiz {
 impl Quiz {
     /// What answers to it rest on.
     pub(super) fn key(&self) -> String {
-        let text = serde_json::to_string(&self.questions).unwrap_or_default();
+        let text = format!("{:?}", self.questions);
         format!("{} {:016x}", self.questions.len(), digest(&text))
     }
 }
@@ -49,12 +49,6 @@ impl Group {
         }
         groups
     }
-
-    /// Its file.
-    fn file_name(&self) -> String {
-        let refitted = if self.made_by.1 { "-refitted" } else { "" };
-        format!("answers-{}{refitted}.json", self.made_by.0.slug())
-    }
 }
 
 impl Comparison<'_> {
@@ -78,11 +72,9 @@ impl Comparison<'_> {
         })?;
         let mut done = 1;
         for group in groups {
-            let key = format!(
-                "{key} {:016x}",
-                digest(&serde_json::to_string(&group.subnets)?)
-            );
-            let path = self.folder.join(group.file_name());
+            let key = format!("{key} {:016x}", digest(&format!("{:?}", group.subnets)));
+            let name = format!("answers-{}.json", slug(group.made_by));
+            let path = self.folder.join(name);
             let answered: Vec<Option<Accuracy>> = cached(&path, &key, || {
                 let own = self.supernet_of(group.made_by)?;
                 let supernet = own.as_ref().unwrap_or(&self.prepared.supernet);

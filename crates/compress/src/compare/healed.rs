@@ -7,7 +7,7 @@ use lathe_supernet::{Cpu, Parameters, TrainSettings};
 use serde::{Deserialize, Serialize};
 
 use super::exam::Exam;
-use super::{Compared, Comparison, Contender};
+use super::{Compared, Comparison, Contender, slug};
 use crate::artefact::{WEIGHTS, cached};
 use crate::prepared::WINDOW_TOKENS;
 use crate::training::{TrainingEvent, TrainingLength, TrainingRun};
@@ -65,13 +65,7 @@ impl Comparison<'_> {
         progress: Progress<'_>,
     ) -> anyhow::Result<f64> {
         let of = (contender.objective.name(), contender.level);
-        let slug = contender.method.slug();
-        let refitted = if contender.is_refitted {
-            "-refitted"
-        } else {
-            ""
-        };
-        let name = format!("healed-{slug}{refitted}-{}-{}", of.0, of.1);
+        let name = format!("healed-{}-{}-{}", slug(contender.made_by()), of.0, of.1);
         let key = format!(
             "{} steps, {} {} {:?}",
             self.heal_steps,

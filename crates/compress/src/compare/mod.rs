@@ -180,6 +180,12 @@ impl Contender {
     }
 }
 
+/// What a method's networks, refitted or not, are called in files.
+fn slug((method, is_refitted): (Method, bool)) -> String {
+    let refitted = if is_refitted { "-refitted" } else { "" };
+    format!("{}{refitted}", method.slug())
+}
+
 impl Compared {
     /// The contenders of one level.
     pub fn at(&self, objective: LatencyObjective, level: f64) -> Vec<&Contender> {
