@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::Adapter;
 use crate::artefact::write_json;
-use crate::kept;
+use crate::kept::{self, digest};
 
 /// Tokens of a window: each token is scored with up to this many before it.
 pub const WINDOW_TOKENS: usize = 512;
@@ -354,6 +354,11 @@ impl Prepared {
     /// Has trainings read `passages`, but for those that are searched or tested with.
     pub fn train_on(&mut self, passages: Vec<String>) {
         self.text.train_on(passages);
+    }
+
+    /// What tells the text for training from another.
+    pub(crate) fn training_digest(&self) -> u64 {
+        digest(&self.text.passages(Split::Training).join("\n\n"))
     }
 
     /// The text for training, at most `tokens` tokens, in windows of `window_tokens`.

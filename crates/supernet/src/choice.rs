@@ -1,6 +1,7 @@
 //! Multiple choice by log-likelihood, with the conventions of EleutherAI's lm-evaluation-harness:
 //! a choice scores `sum_t log p(token_t | context, tokens before t)`, `acc` picks the highest
-//! score, `acc_norm` the highest score per character.
+//! score, `acc_norm` the highest score per character, `acc_mutual_info` the one that the context
+//! raises most.
 
 use std::collections::BTreeMap;
 
@@ -47,6 +48,14 @@ impl Question {
         let first = order.into_iter().take(count);
         first.map(|index| questions[index].clone()).collect()
     }
+
+    /// The same with nothing before its choices.
+    fn without_context(&self) -> Self {
+        Self {
+            context: String::new(),
+            ..self.clone()
+        }
+    }
 }
 
 fn space() -> String {
@@ -56,6 +65,8 @@ fn space() -> String {
 /// Questions as tokens.
 pub struct QuestionSet {
     questions: Vec<Encoded>,
+    /// The same without their contexts, or none.
+    choices_alone: Vec<Encoded>,
 }
 
 struct Encoded {
@@ -88,6 +99,20 @@ pub struct Accuracy {
     pub acc_norm: f64,
     /// Standard error of `acc_norm`.
     pub acc_norm_stderr: f64,
+    /// Share of questions whose right choice is the one that the context makes likeliest by comparison
+    /// with no context, `log p(choice | context) - log p(choice)` (2104.08315), and its standard error;
+    /// where choices were scored without contexts.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub mutual_info: Option<MutualInfoAccuracy>,
+}
+
+/// A share of right answers by what the context adds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MutualInfoAccuracy {
+    /// The share.
+    pub acc_mutual_info: f64,
+    /// Its standard error.
+    pub acc_mutual_info_stderr: f64,
 }
 
 /// How a sub-network answers questions.
@@ -100,6 +125,9 @@ pub struct ChoiceQuality {
     pub topics: BTreeMap<String, Accuracy>,
     /// Log-likelihood of every choice of every question.
     pub log_likelihoods: Vec<Vec<f64>>,
+    /// The same without contexts, where it was wanted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log_likelihoods_alone: Vec<Vec<f64>>,
 }
 
 impl QuestionSet {
@@ -125,6 +153,23 @@ impl QuestionSet {
         });
         Ok(Self {
             questions: encoded.collect::<Result<_, _>>()?,
+            choices_alone: Vec::new(),
+        })
+    }
+
+    /// The same, and every choice without its context besides, for [`MutualInfoAccuracy`].
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn with_choices_alone(
+        questions: &[Question],
+        tokenizer: &Tokenizer,
+        max_tokens: usize,
+    ) -> Result<Self, SupernetError> {
+        let alone: Vec<Question> = questions.iter().map(Question::without_context).collect();
+        Ok(Self {
+            choices_alone: Self::new(&alone, tokenizer, max_tokens)?.questions,
+            ..Self::new(questions, tokenizer, max_tokens)?
         })
     }
 
@@ -161,21 +206,24 @@ impl QuestionSet {
         on_progress: impl FnMut(usize, usize),
     ) -> Result<ChoiceQuality, SupernetError> {
         let ready = engine.network(subnet)?;
-        let parts: Vec<Part<'_>> = self.questions.iter().flat_map(Encoded::parts).collect();
+        let all = self.questions.iter().chain(&self.choices_alone);
+        let parts: Vec<Part<'_>> = all.clone().flat_map(Encoded::parts).collect();
         let mut scores = log_likelihoods((subnet, &*ready), &parts, on_progress)?.into_iter();
         let of = |question: &Encoded| scores.by_ref().take(question.choices.len()).collect();
-        let log_likelihoods: Vec<Vec<f64>> = self.questions.iter().map(of).collect();
-        let answers = self.questions.iter().zip(&log_likelihoods);
-        let answers: Vec<([bool; 2], &Option<String>)> = answers
-            .map(|(question, scores)| (question.is_right(scores), &question.topic))
+        let mut log_likelihoods: Vec<Vec<f64>> = all.map(of).collect();
+        let log_likelihoods_alone = log_likelihoods.split_off(self.questions.len());
+        let answers = self.questions.iter().zip(&log_likelihoods).enumerate();
+        let all: Vec<Right> = answers
+            .map(|(at, (question, scores))| {
+                question.right(scores, log_likelihoods_alone.get(at).map(Vec::as_slice))
+            })
             .collect();
-        let mut topics: BTreeMap<String, Vec<[bool; 2]>> = BTreeMap::new();
-        for (right, topic) in &answers {
-            if let Some(topic) = topic {
+        let mut topics: BTreeMap<String, Vec<Right>> = BTreeMap::new();
+        for (question, right) in self.questions.iter().zip(&all) {
+            if let Some(topic) = &question.topic {
                 topics.entry(topic.clone()).or_default().push(*right);
             }
         }
-        let all: Vec<[bool; 2]> = answers.iter().map(|(right, _)| *right).collect();
         Ok(ChoiceQuality {
             all: Accuracy::of(&all),
             topics: topics
@@ -183,6 +231,7 @@ impl QuestionSet {
                 .map(|(topic, right)| (topic, Accuracy::of(&right)))
                 .collect(),
             log_likelihoods,
+            log_likelihoods_alone,
         })
     }
 }
@@ -225,32 +274,59 @@ impl Encoded {
         parts
     }
 
-    /// Whether the likeliest choice is right, and the likeliest per character.
-    fn is_right(&self, scores: &[f64]) -> [bool; 2] {
+    /// Whether the right choice is taken by the scores of all, and those that they have `alone`.
+    fn right(&self, scores: &[f64], alone: Option<&[f64]>) -> Right {
+        let takes = |scores: Vec<f64>| largest(&scores) == Some(self.answer);
         let per_character = scores.iter().zip(&self.choices);
-        let per_character: Vec<f64> = per_character
-            .map(|(score, choice)| score / choice.characters.max(1) as f64)
-            .collect();
-        [scores, &per_character].map(|scores| largest(scores) == Some(self.answer))
+        let per_character = per_character.map(|(s, choice)| s / choice.characters.max(1) as f64);
+        let added = |alone: &[f64]| {
+            scores
+                .iter()
+                .zip(alone)
+                .map(|(s, alone)| s - alone)
+                .collect()
+        };
+        Right {
+            by_score: takes(scores.to_vec()),
+            per_character: takes(per_character.collect()),
+            by_mutual_info: alone.map(|alone| takes(added(alone))),
+        }
     }
 }
 
+/// Whether a question's right choice was taken.
+#[derive(Clone, Copy)]
+struct Right {
+    by_score: bool,
+    per_character: bool,
+    by_mutual_info: Option<bool>,
+}
+
 impl Accuracy {
-    fn of(right: &[[bool; 2]]) -> Self {
+    fn of(right: &[Right]) -> Self {
         let count = right.len();
-        let share = |at: usize| {
-            let right = right.iter().filter(|right| right[at]).count();
+        let share = |is_right: fn(&Right) -> bool| {
+            let right = right.iter().filter(|right| is_right(right)).count();
             right as f64 / count.max(1) as f64
         };
         // The sample's standard deviation over the root of its size, as the harness has it.
         let error = |p: f64| (p * (1.0 - p) / (count.max(2) - 1) as f64).sqrt();
-        let (acc, acc_norm) = (share(0), share(1));
+        let (acc, acc_norm) = (share(|r| r.by_score), share(|r| r.per_character));
+        let is_informed = right.iter().any(|right| right.by_mutual_info.is_some());
+        let mutual_info = is_informed.then(|| {
+            let acc_mutual_info = share(|r| r.by_mutual_info == Some(true));
+            MutualInfoAccuracy {
+                acc_mutual_info,
+                acc_mutual_info_stderr: error(acc_mutual_info),
+            }
+        });
         Self {
             questions: count,
             acc,
             acc_stderr: error(acc),
             acc_norm,
             acc_norm_stderr: error(acc_norm),
+            mutual_info,
         }
     }
 }
@@ -401,11 +477,51 @@ mod tests {
 
     #[test]
     fn standard_errors_are_those_of_the_sample() {
-        let right = [[true, true], [true, false], [false, false], [true, false]];
-        let accuracy = Accuracy::of(&right);
+        let right = [(true, true), (true, false), (false, false), (true, false)];
+        let accuracy = Accuracy::of(&right.map(|(by_score, per_character)| Right {
+            by_score,
+            per_character,
+            by_mutual_info: None,
+        }));
         assert_eq!((accuracy.acc, accuracy.acc_norm), (0.75, 0.25));
+        assert_eq!(accuracy.mutual_info, None);
         // The sample's standard deviation is 0.5, over the root of 4.
         assert!((accuracy.acc_stderr - 0.25).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_choice_is_taken_by_its_score_by_its_length_or_by_what_the_context_adds() {
+        let choice = |characters| EncodedChoice {
+            inputs: vec![1],
+            targets: vec![2],
+            characters,
+        };
+        let question = |answer| Encoded {
+            stem: 1,
+            choices: vec![choice(4), choice(20), choice(5)],
+            answer,
+            topic: None,
+        };
+        // Likeliest is the first, per character the second, and the context adds most to the third.
+        let (scores, alone) = ([-8.0, -20.0, -9.0], [-8.0, -19.0, -12.0]);
+        for (answer, right) in [
+            (0, [true, false, false]),
+            (1, [false, true, false]),
+            (2, [false, false, true]),
+        ] {
+            let found = question(answer).right(&scores, Some(&alone));
+            let found = [
+                found.by_score,
+                found.per_character,
+                found.by_mutual_info == Some(true),
+            ];
+            assert_eq!(found, right);
+        }
+        let right = [0, 2].map(|answer| question(answer).right(&scores, Some(&alone)));
+        let informed = Accuracy::of(&right).mutual_info.unwrap();
+        assert_eq!(informed.acc_mutual_info, 0.5);
+        assert!((informed.acc_mutual_info_stderr - 0.5).abs() < 1e-12);
+        assert_eq!(question(0).right(&scores, None).by_mutual_info, None);
     }
 
     #[test]

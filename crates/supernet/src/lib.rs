@@ -64,7 +64,7 @@ mod text;
 mod train;
 
 pub use calibration::{Calibration, ChannelStatistics, LayerStatistics, OutputMeans, StoredMatrix};
-pub use choice::{Accuracy, ChoiceQuality, Question, QuestionSet};
+pub use choice::{Accuracy, ChoiceQuality, MutualInfoAccuracy, Question, QuestionSet};
 pub use cut::Subnet;
 pub use engine::{Cpu, RopeTable};
 pub use error::SupernetError;

@@ -483,6 +483,11 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
     let answers = desk.succeeds(&[&evaluate, &common[..]].concat());
     let answers: serde_json::Value = serde_json::from_str(&answers).unwrap();
     assert_eq!(answers["all"]["questions"], 2);
+    assert!(answers["all"]["acc_mutual_info"].is_null());
+    let informed = desk.succeeds(&[&evaluate, &common[..], &["--mutual-info"]].concat());
+    let informed: serde_json::Value = serde_json::from_str(&informed).unwrap();
+    assert_eq!(informed["log_likelihoods"], answers["log_likelihoods"]);
+    assert!(informed["all"]["acc_mutual_info"].is_number());
     fs::write(desk.path("questions.jsonl"), "{\"context\": 3}\n").unwrap();
     let message = desk.fails(&[&evaluate, &common[..]].concat());
     assert!(
@@ -491,6 +496,8 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
     );
 
     let out = desk.text("compare");
+    let lesson = desk.text("lesson.txt");
+    fs::write(&lesson, "What the quick brown fox learns.\n\n".repeat(100)).unwrap();
     let compare = [
         "compare",
         "--table",
@@ -511,6 +518,10 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
         "0",
         "--heal-steps",
         "2",
+        "--train-text",
+        &lesson,
+        "--distill-share",
+        "0.5",
         "--no-measure",
         "--out",
         &out,

@@ -21,7 +21,7 @@ pub use model::{AdapterArgument, DeviceArguments, ModelArguments, ProgramArgumen
 pub use quality::{Evaluate, Export, Format, Narrow, Task};
 pub use search::{Compare, Method, Objective, ProblemArguments, Search};
 pub use study::{Front, Report, Studies, StudyCommand};
-pub use training::{Heal, Train, TrainingArguments};
+pub use training::{Heal, LessonArguments, Train, TrainingArguments};
 
 /// Finds the smaller models inside a pretrained language model that run best on a device.
 #[derive(Parser)]

@@ -112,6 +112,9 @@ pub struct Evaluate {
     /// Questions to score, of the others: the first of a fixed order, so that more contain fewer
     #[arg(long, default_value_t = 500, value_name = "N")]
     pub questions: usize,
+    /// Score choices without their contexts as well, for acc_mutual_info: by what the context adds
+    #[arg(long)]
+    pub mutual_info: bool,
     #[command(flatten)]
     pub engine: EngineArguments,
     /// Print as JSON

@@ -9,6 +9,7 @@ use lathe_compress::{LatencyObjective, Limits};
 use super::model::{AdapterArgument, DeviceArguments, ModelArguments};
 use super::number::{population, share};
 use super::quality::QuestionSource;
+use super::training::LessonArguments;
 use crate::units;
 
 /// Search methods.
@@ -221,9 +222,14 @@ pub struct Compare {
     /// Questions of it, the first of a fixed order; 0 for none
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub questions: usize,
+    /// Score choices without their contexts as well: right is then also told by what the context adds
+    #[arg(long)]
+    pub mutual_info: bool,
     /// Steps for which the winners and the best baselines of each level are healed alike; 0 for none
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub heal_steps: usize,
+    #[command(flatten)]
+    pub lesson: LessonArguments,
     /// Seed of the search
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,

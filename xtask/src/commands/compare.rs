@@ -1,9 +1,11 @@
-use anyhow::Context;
+use std::fmt::{self, Display, Formatter};
+
+use anyhow::{Context, ensure};
 use lathe_arch::Precision;
 use lathe_compress::{Compared, Comparison, Contender, LatencyObjective, Quiz};
 use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
-use lathe_supernet::{Accuracy, Question};
+use lathe_supernet::{Accuracy, Question, TrainSettings};
 
 use super::print_json;
 use crate::arguments::Compare;
@@ -18,12 +20,20 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
     let mut steps = Steps::new();
     // A mistake in the questions is told before the long preparation.
     let quiz = quiz(arguments, &cache)?;
+    let passages = arguments.lesson.passages()?;
+    ensure!(
+        passages.is_none() || arguments.heal_steps > 0,
+        "--train-text is read by healing alone: say for how long with --heal-steps"
+    );
     let table = context::table_for(&cache, &arguments.model.model, &arguments.table)?;
     let (model, adapter) = (&arguments.model, &arguments.adapter);
     let out = &arguments.out;
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let mut prepared = context::prepare_search(&cache, model, adapter, &mut steps)?;
     prepared.choose_among(arguments.sizes.among(prepared.choices()))?;
+    if let Some(passages) = passages {
+        prepared.train_on(passages);
+    }
     let agent = match arguments.no_measure {
         true => None,
         false => Some(context::agent(&cache, &arguments.device)?),
@@ -42,6 +52,11 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
         test_tokens: arguments.test_tokens,
         quiz,
         heal_steps: arguments.heal_steps,
+        heal_settings: TrainSettings {
+            distill_share: arguments.lesson.distill_share,
+            temperature: arguments.lesson.temperature,
+            ..TrainSettings::default()
+        },
         network_rounds: NETWORK_ROUNDS,
         seed: arguments.seed,
         folder: &arguments.out,
@@ -70,6 +85,7 @@ fn quiz(arguments: &Compare, cache: &Cache) -> anyhow::Result<Option<Quiz>> {
     Ok(Some(Quiz {
         name: arguments.task.name(),
         questions: Question::sample(&all, arguments.questions),
+        mutual_info: arguments.mutual_info,
     }))
 }
 
@@ -98,7 +114,8 @@ fn print(compared: &Compared, objectives: &[LatencyObjective], levels: &[f64]) {
     );
     if let (Some(quiz), Some(full)) = (&compared.quiz, &compared.accuracy) {
         let (count, answers) = (full.questions, answers(full));
-        println!("{quiz}, {count} questions, right per character: full model {answers}");
+        let by = measured_by(full);
+        println!("{quiz}, {count} questions, right {by}: full model {answers}");
     }
     for &objective in objectives {
         for &level in levels {
@@ -137,14 +154,20 @@ fn print_ratios(compared: &Compared, ours: &Contender) {
             );
         }
     }
-    if let (Some(accuracy), Some(best)) = (&ours.accuracy, most_right(compared, ours)) {
-        println!(
-            "{}: {} right, of the baselines at most {} ({})",
-            ours.name(),
-            answers(accuracy),
-            best.accuracy.as_ref().map(answers).unwrap_or_default(),
-            best.name()
-        );
+    for measure in MEASURES {
+        let right = |c: &Contender| (measure.right)(c.accuracy.as_ref()?);
+        let all = compared.at(ours.objective, ours.level).into_iter();
+        let baselines = all.filter(|c| c.method.is_baseline());
+        let best = baselines.filter_map(|c| Some((c, right(c)?)));
+        let best = best.max_by(|(_, a), (_, b)| a.share.total_cmp(&b.share));
+        if let (Some(of_ours), Some((best, of_best))) = (right(ours), best) {
+            println!(
+                "{}: {of_ours} right {}, of the baselines at most {of_best} ({})",
+                ours.name(),
+                measure.name,
+                best.name()
+            );
+        }
     }
     let increase = |c: &Contender| Some(c.healed?.log_perplexity_increase);
     let all = compared.at(ours.objective, ours.level).into_iter();
@@ -156,14 +179,6 @@ fn print_ratios(compared: &Compared, ours: &Contender) {
             of_ours / best
         );
     }
-}
-
-/// The baseline of the same level that has the most right answers.
-fn most_right<'c>(compared: &'c Compared, ours: &Contender) -> Option<&'c Contender> {
-    let right = |c: &Contender| c.accuracy.map_or(0.0, |accuracy| accuracy.acc_norm);
-    let all = compared.at(ours.objective, ours.level).into_iter();
-    all.filter(|c| c.method.is_baseline() && c.accuracy.is_some())
-        .max_by(|a, b| right(a).total_cmp(&right(b)))
 }
 
 fn print_contender(contender: &Contender) {
@@ -189,9 +204,55 @@ fn print_contender(contender: &Contender) {
     );
 }
 
+/// A share of right answers and its standard error.
+struct Share {
+    share: f64,
+    error: f64,
+}
+
+impl Display for Share {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3} +- {:.3}", self.share, self.error)
+    }
+}
+
+/// What makes an answer right.
+struct Measure {
+    name: &'static str,
+    right: fn(&Accuracy) -> Option<Share>,
+}
+
+const MEASURES: [Measure; 2] = [
+    Measure {
+        name: "per character",
+        right: |accuracy| {
+            Some(Share {
+                share: accuracy.acc_norm,
+                error: accuracy.acc_norm_stderr,
+            })
+        },
+    },
+    Measure {
+        name: "by mutual information",
+        right: |accuracy| {
+            accuracy.mutual_info.map(|by| Share {
+                share: by.acc_mutual_info,
+                error: by.acc_mutual_info_stderr,
+            })
+        },
+    },
+];
+
+/// Right answers by every measure there is.
 fn answers(accuracy: &Accuracy) -> String {
-    format!(
-        "{:.3} +- {:.3}",
-        accuracy.acc_norm, accuracy.acc_norm_stderr
-    )
+    let shares = MEASURES.iter().filter_map(|m| (m.right)(accuracy));
+    let shares: Vec<String> = shares.map(|share| share.to_string()).collect();
+    shares.join(", ")
+}
+
+/// The measures of these answers.
+fn measured_by(accuracy: &Accuracy) -> String {
+    let there = MEASURES.iter().filter(|m| (m.right)(accuracy).is_some());
+    let names: Vec<&str> = there.map(|measure| measure.name).collect();
+    names.join(" and ")
 }

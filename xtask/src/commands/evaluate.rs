@@ -3,7 +3,7 @@ use std::time::Instant;
 use lathe_compress::Prepared;
 use lathe_fetch::Cache;
 use lathe_supernet::{
-    ChoiceQuality, Quality, Question, QuestionSet, Split, Subnet, perplexity_and_kl_on,
+    Accuracy, ChoiceQuality, Quality, Question, QuestionSet, Split, Subnet, perplexity_and_kl_on,
     perplexity_on,
 };
 use serde_json::json;
@@ -87,7 +87,11 @@ fn choice(
 ) -> anyhow::Result<()> {
     let context = prepared.model().max_position_embeddings;
     let sample = Question::sample(questions, arguments.questions);
-    let set = QuestionSet::new(&sample, &prepared.tokenizer, context)?;
+    let encode = match arguments.mutual_info {
+        true => QuestionSet::with_choices_alone,
+        false => QuestionSet::new,
+    };
+    let set = encode(&sample, &prepared.tokenizer, context)?;
     let engine = arguments.engine.of(&prepared.supernet)?;
     let show = |done, total| steps.show("answering", done, total);
     let quality = set.score_on(&*engine, cut, show)?;
@@ -100,20 +104,32 @@ fn choice(
 }
 
 fn print_choice(quality: &ChoiceQuality) {
+    let by_information = |accuracy: &Accuracy| {
+        let right = accuracy.mutual_info.as_ref();
+        let right = right.map(|by| (by.acc_mutual_info, by.acc_mutual_info_stderr));
+        right
+            .map(|(share, error)| format!("{share:>7.4} +-{error:.4}"))
+            .unwrap_or_default()
+    };
     println!(
-        "{:<42} {:>9} {:>15} {:>15}",
-        "", "questions", "acc", "acc_norm"
+        "{:<42} {:>9} {:>15} {:>15} {:>15}",
+        "",
+        "questions",
+        "acc",
+        "acc_norm",
+        quality.all.mutual_info.map_or("", |_| "acc_mutual_info")
     );
     let all = [("all", &quality.all)];
     let topics = quality.topics.iter().map(|(name, a)| (name.as_str(), a));
     for (name, accuracy) in topics.chain(all) {
         println!(
-            "{name:<42} {:>9} {:>7.4} +-{:.4} {:>7.4} +-{:.4}",
+            "{name:<42} {:>9} {:>7.4} +-{:.4} {:>7.4} +-{:.4} {}",
             accuracy.questions,
             accuracy.acc,
             accuracy.acc_stderr,
             accuracy.acc_norm,
             accuracy.acc_norm_stderr,
+            by_information(accuracy),
         );
     }
 }

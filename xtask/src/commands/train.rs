@@ -27,7 +27,7 @@ pub fn run(arguments: &Train) -> anyhow::Result<ExitCode> {
     // Mistakes in files are told before the long preparation.
     let training = &arguments.training;
     training.engine.check()?;
-    let passages = training.passages()?;
+    let passages = training.lesson.passages()?;
     let table = arguments.table.as_deref();
     let table = table.map(|path| context::table_for(&cache, &arguments.model.model, path));
     let table = table.transpose()?;

@@ -13,7 +13,7 @@ use serde::Serialize;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::print_json;
-use crate::arguments::TrainingArguments;
+use crate::arguments::{LessonArguments, TrainingArguments};
 use crate::interrupt;
 use crate::progress::Steps;
 
@@ -23,6 +23,14 @@ const GIB: f64 = 1_073_741_824.0;
 const GIGA: f64 = 1e9;
 /// Stopped by Ctrl-C, as shells report it.
 const INTERRUPTED: u8 = 130;
+
+impl LessonArguments {
+    /// The text to train on, where it is not the calibration's.
+    pub fn passages(&self) -> anyhow::Result<Option<Vec<String>>> {
+        let passages = self.train_text.as_deref();
+        passages.map(lathe_compress::read_text).transpose()
+    }
+}
 
 impl TrainingArguments {
     /// How long, how often, and where.
@@ -38,12 +46,6 @@ impl TrainingArguments {
             resume: self.resume,
             is_interrupted: &interrupt::is_asked,
         }
-    }
-
-    /// The text to train on, where it is not the calibration's.
-    pub fn passages(&self) -> anyhow::Result<Option<Vec<String>>> {
-        let passages = self.train_text.as_deref();
-        passages.map(lathe_compress::read_text).transpose()
     }
 
     /// How much text there is at most.
@@ -70,8 +72,8 @@ impl TrainingArguments {
             weight_decay: self.weight_decay,
             clip: self.clip,
             windows_per_step: self.batch_tokens.div_ceil(window_tokens),
-            distill_share: self.distill_share,
-            temperature: self.temperature,
+            distill_share: self.lesson.distill_share,
+            temperature: self.lesson.temperature,
             seed: self.seed,
             lora,
             vectors: !self.freeze_vectors,

@@ -111,15 +111,24 @@ fn choices_are_those_of_the_own_engine() {
         };
         // More sequences than are run together, and contexts that lose their beginning.
         let questions: Vec<Question> = (0..20).map(question).collect();
-        let set = QuestionSet::new(&questions, &checkpoint.tokenizer, 48).unwrap();
+        let set = QuestionSet::with_choices_alone(&questions, &checkpoint.tokenizer, 48).unwrap();
         let cut = supernet.cut(&uneven(supernet.model())).unwrap();
         let engine = Candle::new(&supernet, Dtype::F32).unwrap();
         let got = set.score_on(&engine, &cut, |_, _| {}).unwrap();
         let want = set.score(&cut, |_, _| {}).unwrap();
-        let scores = got.log_likelihoods.iter().flatten();
-        for (got, want) in scores.zip(want.log_likelihoods.iter().flatten()) {
-            is_close(name, *got, *want, F32);
+        let scores = [
+            (&got.log_likelihoods, &want.log_likelihoods),
+            (&got.log_likelihoods_alone, &want.log_likelihoods_alone),
+        ];
+        for (got, want) in scores {
+            assert_eq!((got.len(), want.len()), (questions.len(), questions.len()));
+            for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
+                is_close(name, *got, *want, F32);
+            }
         }
+        // The first has no context: what it has adds nothing.
+        assert_eq!(want.log_likelihoods[0], want.log_likelihoods_alone[0]);
+        assert!(want.all.mutual_info.is_some());
         assert_eq!(got.all, want.all);
     }
 }

@@ -15,13 +15,20 @@ pub struct Quiz {
     pub name: String,
     /// All that is asked.
     pub questions: Vec<Question>,
+    /// Whether choices are scored without their contexts as well.
+    pub mutual_info: bool,
 }
 
 impl Quiz {
     /// What answers to it rest on.
     pub(super) fn key(&self) -> String {
         let text = format!("{:?}", self.questions);
-        format!("{} {:016x}", self.questions.len(), digest(&text))
+        let alone = if self.mutual_info {
+            " and choices alone"
+        } else {
+            ""
+        };
+        format!("{} {:016x}{alone}", self.questions.len(), digest(&text))
     }
 }
 

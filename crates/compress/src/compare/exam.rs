@@ -3,7 +3,7 @@
 use lathe_supernet::{Accuracy, QuestionSet, Split, Subnet, TokenWindows, perplexity};
 use serde::{Deserialize, Serialize};
 
-use super::Comparison;
+use super::{Comparison, Quiz};
 
 /// Text and questions, and how the full model does on the text.
 pub(super) struct Exam {
@@ -33,8 +33,11 @@ impl Exam {
         let test = prepared.windows(Split::Test, comparison.test_tokens)?;
         let context = prepared.model().max_position_embeddings;
         let quiz = comparison.quiz.as_ref();
-        let tokens = |questions| QuestionSet::new(questions, &prepared.tokenizer, context);
-        let questions = quiz.map(|quiz| tokens(&quiz.questions)).transpose()?;
+        let encode = |quiz: &Quiz| match quiz.mutual_info {
+            true => QuestionSet::with_choices_alone(&quiz.questions, &prepared.tokenizer, context),
+            false => QuestionSet::new(&quiz.questions, &prepared.tokenizer, context),
+        };
+        let questions = quiz.map(encode).transpose()?;
         let mut exam = Self {
             test,
             base: 0.0,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lathe_arch::Precision;
-use lathe_supernet::{Cpu, Parameters, TrainSettings};
+use lathe_supernet::{Cpu, Parameters};
 use serde::{Deserialize, Serialize};
 
 use super::exam::Exam;
@@ -67,8 +67,10 @@ impl Comparison<'_> {
         let of = (contender.objective.name(), contender.level);
         let name = format!("healed-{}-{}-{}", slug(contender.made_by()), of.0, of.1);
         let key = format!(
-            "{} steps, {} {} {:?}",
+            "{} steps, {:?}, text {:016x}, {} {} {:?}",
             self.heal_steps,
+            self.heal_settings,
+            self.prepared.training_digest(),
             self.score_key(exam),
             contender.is_corrected,
             contender.subnet
@@ -83,7 +85,7 @@ impl Comparison<'_> {
                 engine: Arc::new(Cpu::new(&self.prepared.supernet)),
                 config: &contender.subnet,
                 weights: Some(begin),
-                settings: TrainSettings::default(),
+                settings: self.heal_settings.clone(),
                 window_tokens: WINDOW_TOKENS,
                 validation_tokens: VALIDATION_TOKENS,
                 run: TrainingRun {

@@ -15,7 +15,7 @@ use anyhow::Context;
 use lathe_arch::{Precision, SubnetConfig, Workload};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{AgentCommand, NetworkLatency};
-use lathe_supernet::Accuracy;
+use lathe_supernet::{Accuracy, TrainSettings};
 use serde::{Deserialize, Serialize};
 
 use crate::artefact::{cached, write_json};
@@ -52,8 +52,10 @@ pub struct Comparison<'a> {
     pub test_tokens: usize,
     /// What all networks are asked besides.
     pub quiz: Option<Quiz>,
-    /// Steps for which the winners are healed.
+    /// Steps for which the winners are healed, on the text that [`Prepared::train_on`] was given.
     pub heal_steps: usize,
+    /// How they are healed.
+    pub heal_settings: TrainSettings,
     /// Rounds over the winners.
     pub network_rounds: usize,
     /// Seed of the search.
