@@ -286,7 +286,7 @@ pub fn prepare_network(
             weights: None,
         });
     }
-    let prepared = prepare_unpruned(cache, arguments, steps)?;
+    let prepared = prepare_unpruned(cache, arguments, adapter, steps)?;
     let (config, weights) = match stored {
         Some(StoredSubnet { config, weights }) => (config, weights),
         None => {
@@ -318,12 +318,15 @@ pub fn model_config(cache: &Cache, model: &str) -> anyhow::Result<ModelConfig> {
 pub fn prepare_unpruned(
     cache: &Cache,
     arguments: &ModelArguments,
+    adapter: &AdapterArgument,
     steps: &mut Steps,
 ) -> anyhow::Result<lathe_compress::Prepared> {
+    let adapter = adapter.adapter.as_deref();
+    let adapter = adapter.map(Adapter::read).transpose()?;
     let spec = ModelSpec::find(&arguments.model)?;
     let text = lathe_compress::load_text(cache, arguments.text.as_deref())?;
     let progress = &mut |label: &str, done, total| steps.show(label, done, total);
-    lathe_compress::Prepared::unpruned(&spec, cache, text, progress)
+    lathe_compress::Prepared::unpruned(&spec, cache, text, adapter.as_ref(), progress)
 }
 
 /// A table of the model's dimensions, read before the long preparation of the model.

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
-use lathe_arch::SubnetConfig;
+use lathe_arch::{ModelConfig, SubnetConfig};
+use lathe_supernet::checkpoint::ModelWeights;
 use lathe_supernet::{
     Importance, ImportanceOrder, Recovery, Supernet, TokenWindows, TrainSettings, Trainer,
     trained_weights,
@@ -155,6 +156,16 @@ impl Adapter {
         let lora = self.manifest.settings.lora.as_ref();
         let weights = trained_weights(&self.folder.join(WEIGHTS), &supernet, lora)?;
         Ok(supernet.with_weights(&weights)?)
+    }
+
+    /// The full model of a checkpoint with the trained weights, which networks are held against then.
+    pub(crate) fn full_model(
+        &self,
+        model: &ModelConfig,
+        weights: ModelWeights,
+    ) -> anyhow::Result<Supernet> {
+        let supernet = Supernet::in_order(model, weights, &self.order)?;
+        Ok(self.apply(supernet)?.taught_by_itself())
     }
 
     /// Writes what `trainer` trained of `prepared` near the networks `trained` into `folder`, the

@@ -156,8 +156,8 @@ impl Prepared {
         )
     }
 
-    /// Loads the model of `spec` for networks of which nothing is cut away: they need neither
-    /// calibration nor order.
+    /// Loads the model of `spec` for networks of which nothing is cut away: they need no calibration. With
+    /// an adapter it is the full model as it was trained, and networks are held against that.
     ///
     /// # Errors
     /// When something cannot be fetched or read.
@@ -165,11 +165,16 @@ impl Prepared {
         spec: &ModelSpec,
         cache: &Cache,
         text: TextSplits,
+        adapter: Option<&Adapter>,
         progress: Progress<'_>,
     ) -> anyhow::Result<Self> {
         progress("reading the checkpoint", 0, 1);
         let checkpoint = Checkpoint::load(&spec.fetch(cache)?)?;
-        let supernet = Supernet::unordered(&checkpoint.config, checkpoint.weights);
+        let (model, weights) = (&checkpoint.config, checkpoint.weights);
+        let supernet = match adapter {
+            Some(adapter) => adapter.full_model(model, weights)?,
+            None => Supernet::unordered(model, weights),
+        };
         Self::of(
             spec,
             supernet,

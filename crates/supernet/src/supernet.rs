@@ -87,6 +87,20 @@ impl Supernet {
         Self::build(model, weights, ImportanceOrder::identity(model))
     }
 
+    /// The checkpoint's weights in an order, without what recovers sub-networks. Only the full model can
+    /// be cut from it.
+    ///
+    /// # Errors
+    /// When the order was made for a model of other dimensions.
+    pub fn in_order(
+        model: &ModelConfig,
+        weights: ModelWeights,
+        order: &ImportanceOrder,
+    ) -> Result<Self, SupernetError> {
+        order.check(model)?;
+        Ok(Self::build(model, weights, order.clone()))
+    }
+
     /// The checkpoint's weights in an order of importance. What stands for removed units follows
     /// from `calibration` and `recovery`.
     ///
@@ -170,6 +184,13 @@ impl Supernet {
         let empty = Refits::new(self.refits().most_numbers);
         self.refitted = Mutex::new(empty);
         Ok(self)
+    }
+
+    /// The same super-network with the full model as it was trained for the one that networks are held
+    /// against.
+    pub fn taught_by_itself(mut self) -> Self {
+        self.teacher = None;
+        self
     }
 
     /// Lets refitted matrices take `bytes` where that is more than they are allowed already. A search

@@ -120,6 +120,20 @@ fn a_trained_sub_network_scores_after_its_export_as_in_training() {
         let report: Value = serde_json::from_str(&report).unwrap();
         let begin = report["validation_perplexity"][0].as_f64().unwrap();
         is_near(begin, number("perplexity", 1));
+        // Its teacher is the full model as it was trained, which diverges from itself in nothing.
+        let full = SubnetConfig::full(prepared.model());
+        let whole = desk.text("full.yaml");
+        fs::write(&whole, serde_yaml::to_string(&full).unwrap()).unwrap();
+        let files = [
+            "--subnet",
+            &whole,
+            "--out",
+            &desk.text(&format!("whole-{out}")),
+        ];
+        let report = with(&[&heal.split(' ').collect::<Vec<_>>()[..], &files].concat());
+        let report: Value = serde_json::from_str(&report).unwrap();
+        let begin = report["validation_kl"][0].as_f64().unwrap();
+        assert!(begin.abs() < 1e-5, "{begin}");
         let alone = [
             "evaluate", "--subnet", &healed, "--model", &model, "--text", &text,
         ];

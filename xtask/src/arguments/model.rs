@@ -32,7 +32,8 @@ pub struct ModelArguments {
 #[derive(Args)]
 pub struct AdapterArgument {
     /// Cut networks from the super-network that `train` left in this folder; its order of units, recovery
-    /// and number of calibration tokens take the place of those given here
+    /// and number of calibration tokens take the place of those given here, and heal is taught by its full
+    /// model
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
 }

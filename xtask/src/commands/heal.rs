@@ -18,7 +18,7 @@ pub fn run(arguments: &Heal) -> anyhow::Result<ExitCode> {
     // A mistake in the text is told before the long preparation.
     let training = &arguments.training;
     training.engine.check()?;
-    let passages = training.passages()?;
+    let passages = training.lesson.passages()?;
     let subnet = context::stored_subnet(&cache, &arguments.model.model, &arguments.subnet)?;
     let model = context::model_config(&cache, &arguments.model.model)?;
     let window_tokens = training.window_tokens.min(model.max_position_embeddings);
@@ -61,14 +61,14 @@ pub fn run(arguments: &Heal) -> anyhow::Result<ExitCode> {
 /// without what made them: that takes memory.
 fn begin(cache: &Cache, arguments: &Heal, steps: &mut Steps) -> anyhow::Result<Network> {
     let (model, path) = (&arguments.model, &arguments.subnet);
+    let adapter = &arguments.adapter;
     if arguments.training.resume {
         return Ok(Network {
             config: context::stored_subnet(cache, &model.model, path)?.config,
-            prepared: context::prepare_unpruned(cache, model, steps)?,
+            prepared: context::prepare_unpruned(cache, model, adapter, steps)?,
             weights: None,
         });
     }
-    let adapter = &arguments.adapter;
     let mut network = context::prepare_network(cache, model, adapter, Some(path), steps)?;
     if network.weights.is_some() {
         return Ok(network);
@@ -79,7 +79,7 @@ fn begin(cache: &Cache, arguments: &Heal, steps: &mut Steps) -> anyhow::Result<N
     let weights = Parameters::of(&network.cut(arguments.keep_drift, steps)?);
     drop(network);
     Ok(Network {
-        prepared: context::prepare_unpruned(cache, model, steps)?,
+        prepared: context::prepare_unpruned(cache, model, adapter, steps)?,
         config,
         weights: Some(weights),
     })

@@ -226,7 +226,7 @@ fn made_of(
     format!(
         "{}model {}, sub-network {:016x}, {} windows of {} tokens {:016x}",
         cut_from.unwrap_or_default(),
-        supernet.ends_digest(),
+        supernet.weights_digest(),
         hash(&mut layers),
         text.window_count(),
         text.window_len(),
