@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 mod engine;
+mod lesson;
 mod measure;
 mod model;
 mod number;
@@ -16,12 +17,13 @@ use lathe_arch::Workload;
 use lathe_fetch::Target;
 
 pub use engine::{Dtype, EngineArguments, EngineName};
+pub use lesson::LessonArguments;
 pub use measure::{Devices, Predict, Profile, Validate};
 pub use model::{AdapterArgument, DeviceArguments, ModelArguments, ProgramArguments};
 pub use quality::{Evaluate, Export, Format, Narrow, Task};
 pub use search::{Compare, Method, Objective, ProblemArguments, Search};
 pub use study::{Front, Report, Studies, StudyCommand};
-pub use training::{Heal, LessonArguments, Train, TrainingArguments};
+pub use training::{Heal, Train, TrainingArguments};
 
 /// Finds the smaller models inside a pretrained language model that run best on a device.
 #[derive(Parser)]

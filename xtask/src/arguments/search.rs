@@ -6,10 +6,10 @@ use clap::{Args, ValueEnum};
 use lathe_arch::{Granularity, Precision, SpaceSpec, Workload};
 use lathe_compress::{LatencyObjective, Limits};
 
+use super::lesson::LessonArguments;
 use super::model::{AdapterArgument, DeviceArguments, ModelArguments};
 use super::number::{population, share};
 use super::quality::QuestionSource;
-use super::training::LessonArguments;
 use crate::units;
 
 /// Search methods.

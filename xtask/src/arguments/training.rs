@@ -8,24 +8,10 @@ use lathe_compress::{LatencyObjective, Sampling};
 use lathe_supernet::Target;
 
 use super::engine::EngineArguments;
+use super::lesson::LessonArguments;
 use super::model::{AdapterArgument, ModelArguments};
 use super::number::{at_least_one, positive, share};
 use super::search::SizeArguments;
-
-/// What networks learn, and from what.
-#[derive(Args)]
-pub struct LessonArguments {
-    /// Share of the divergence from the full model in the loss; the rest is the next token's
-    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
-    pub distill_share: f32,
-    /// What logits are divided by in the divergence
-    #[arg(long, default_value_t = 1.0, value_name = "X")]
-    pub temperature: f32,
-    /// Train on this text instead of all that is neither searched nor tested with; passages that are
-    /// searched or tested with are left out
-    #[arg(long, value_name = "FILE|DIR")]
-    pub train_text: Option<PathBuf>,
-}
 
 /// How networks are trained, how long, and where it goes.
 #[derive(Args)]
