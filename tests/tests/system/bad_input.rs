@@ -59,6 +59,11 @@ fn names_that_do_not_exist_are_answered_with_those_that_do() {
             "{message}"
         );
     }
+    let none = desk.fails(&["evaluate", "--task", "mmlu", "--questions", "0"]);
+    assert!(none.contains("--questions"), "{none}");
+    let unread = ["--train-text", &desk.text("text.txt")];
+    let message = desk.fails(&[&["compare", "--table", "t"][..], &unread].concat());
+    assert!(message.contains("--heal-steps"), "{message}");
     let crowd = ["--population", "18446744073709551615"];
     let message = desk.fails(&[&["search", "--table", "t", "--study", "s"], &crowd[..]].concat());
     assert!(message.contains("from 1 to 100000"), "{message}");

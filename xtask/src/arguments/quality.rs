@@ -11,6 +11,7 @@ use lathe_supernet::Question;
 
 use super::engine::EngineArguments;
 use super::model::{AdapterArgument, ModelArguments};
+use super::number::at_least_one;
 
 /// What is scored.
 #[derive(Clone, PartialEq, Eq)]
@@ -110,7 +111,7 @@ pub struct Evaluate {
     #[arg(long, default_value_t = 8192, value_name = "N")]
     pub tokens: usize,
     /// Questions to score, of the others: the first of a fixed order, so that more contain fewer
-    #[arg(long, default_value_t = 500, value_name = "N")]
+    #[arg(long, default_value_t = 500, value_name = "N", value_parser = at_least_one)]
     pub questions: usize,
     /// Score choices without their contexts as well, for acc_mutual_info: by what the context adds
     #[arg(long)]

@@ -18,13 +18,13 @@ const NETWORK_ROUNDS: usize = 2;
 pub fn run(arguments: &Compare) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
-    // A mistake in the questions is told before the long preparation.
-    let quiz = quiz(arguments, &cache)?;
+    // A mistake in texts and questions is told before the long preparation.
     let passages = arguments.lesson.passages()?;
     ensure!(
         passages.is_none() || arguments.heal_steps > 0,
         "--train-text is read by healing alone: say for how long with --heal-steps"
     );
+    let quiz = quiz(arguments, &cache)?;
     let table = context::table_for(&cache, &arguments.model.model, &arguments.table)?;
     let (model, adapter) = (&arguments.model, &arguments.adapter);
     let out = &arguments.out;
