@@ -59,6 +59,10 @@ fn names_that_do_not_exist_are_answered_with_those_that_do() {
             "{message}"
         );
     }
+    for command in ["train", "heal", "compare"] {
+        let message = desk.fails(&[command, "--distill-share", "NaN"]);
+        assert!(message.contains("--distill-share"), "{message}");
+    }
     let none = desk.fails(&["evaluate", "--task", "mmlu", "--questions", "0"]);
     assert!(none.contains("--questions"), "{none}");
     let unread = ["--train-text", &desk.text("text.txt")];

@@ -137,7 +137,7 @@ fn what_cannot_be_healed_is_refused() {
     let steps = ["--steps", "2"];
     assert!(refused(&["--steps", "0"]).contains("--steps"));
     assert!(refused(&["--steps", "2", "--targets", "q"]).contains("--rank"));
-    assert!(refused(&[&steps[..], &["--distill-share", "2"]].concat()).contains("distill_share"));
+    assert!(refused(&[&steps[..], &["--distill-share", "2"]].concat()).contains("--distill-share"));
     assert!(refused(&[&steps[..], &["--train-text", "/no"]].concat()).contains("/no"));
     let diverged = [
         "--steps",

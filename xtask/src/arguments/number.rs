@@ -23,6 +23,14 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A part of a whole.
+pub(super) fn fraction(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(number @ 0.0..=1.0) => Ok(number),
+        Ok(_) | Err(_) => Err("expected a number from 0 to 1".to_owned()),
+    }
+}
+
 /// A share of the full model's latency.
 pub(super) fn share(text: &str) -> Result<f64, String> {
     let share: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;

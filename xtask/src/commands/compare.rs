@@ -54,7 +54,7 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
         heal_steps: arguments.heal_steps,
         heal_settings: TrainSettings {
             distill_share: arguments.lesson.distill_share,
-            temperature: arguments.lesson.temperature,
+            temperature: arguments.lesson.temperature as f32,
             ..TrainSettings::default()
         },
         network_rounds: NETWORK_ROUNDS,

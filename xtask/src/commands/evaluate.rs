@@ -108,22 +108,22 @@ fn print_choice(quality: &ChoiceQuality) {
         let right = accuracy.mutual_info.as_ref();
         let right = right.map(|by| (by.acc_mutual_info, by.acc_mutual_info_stderr));
         right
-            .map(|(share, error)| format!("{share:>7.4} +-{error:.4}"))
+            .map(|(share, error)| format!(" {share:>7.4} +-{error:.4}"))
             .unwrap_or_default()
     };
     println!(
-        "{:<42} {:>9} {:>15} {:>15} {:>15}",
+        "{:<42} {:>9} {:>15} {:>15}{}",
         "",
         "questions",
         "acc",
         "acc_norm",
-        quality.all.mutual_info.map_or("", |_| "acc_mutual_info")
+        quality.all.mutual_info.map_or("", |_| " acc_mutual_info")
     );
     let all = [("all", &quality.all)];
     let topics = quality.topics.iter().map(|(name, a)| (name.as_str(), a));
     for (name, accuracy) in topics.chain(all) {
         println!(
-            "{name:<42} {:>9} {:>7.4} +-{:.4} {:>7.4} +-{:.4} {}",
+            "{name:<42} {:>9} {:>7.4} +-{:.4} {:>7.4} +-{:.4}{}",
             accuracy.questions,
             accuracy.acc,
             accuracy.acc_stderr,

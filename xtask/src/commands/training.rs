@@ -73,7 +73,7 @@ impl TrainingArguments {
             clip: self.clip,
             windows_per_step: self.batch_tokens.div_ceil(window_tokens),
             distill_share: self.lesson.distill_share,
-            temperature: self.lesson.temperature,
+            temperature: self.lesson.temperature as f32,
             seed: self.seed,
             lora,
             vectors: !self.freeze_vectors,

@@ -121,7 +121,7 @@ impl State {
         }
         if field(MADE_OF) != made_of(supernet, config, text, settings.sampling.is_some()) {
             return Err(file.format(
-                "it is of another model, sub-network or text: give the same, or train anew",
+                "it is of another model, adapter, sub-network or text: give the same, or train anew",
             ));
         }
         let found: TrainSettings = serde_json::from_str(field(SETTINGS))
