@@ -295,7 +295,7 @@ pub struct LatencyStatistics {
     pub p90_us: f64,
     /// Median absolute deviation.
     pub mad_us: f64,
-    /// 95 % confidence interval of the median.
+    /// 95 % confidence interval of the median, over visits: turns of one visit have errors in common.
     pub ci95_us: [f64; 2],
     /// Turns.
     pub samples: usize,

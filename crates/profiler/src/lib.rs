@@ -11,6 +11,7 @@ mod agent;
 mod agreement;
 mod bench;
 mod cooling;
+mod deviation;
 mod device;
 mod draw;
 mod error;

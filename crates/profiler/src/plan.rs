@@ -87,10 +87,10 @@ impl ProfilePlan {
             depths: vec![0, 256, 1024, 2048],
             batches: vec![1],
             rounds: 2,
-            budget_s: 320.0,
-            limit_s: 600.0,
+            budget_s: 480.0,
+            limit_s: 780.0,
             target: 0.015,
-            pass_us: 150_000,
+            pass_us: 100_000,
             networks: 14,
             network_visits: 2,
             network_pass_us: 500_000,
@@ -115,6 +115,13 @@ impl ProfilePlan {
             network_pass_us: 250_000,
             ..Self::thorough(blocks)
         }
+    }
+
+    /// The plan with another limit, and as much of it for blocks.
+    pub fn lasting(mut self, limit_s: f64) -> Self {
+        self.budget_s *= limit_s / self.limit_s;
+        self.limit_s = limit_s;
+        self
     }
 
     /// The plan without what is beyond the model's longest context.

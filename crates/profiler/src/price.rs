@@ -6,11 +6,8 @@ use lathe_arch::{ModelConfig, Phase, Precision};
 use lathe_latency::{LatencyStatistics, Placement, Reference};
 
 use crate::plan::{Probe, ProfilePlan, kind};
-use crate::statistics::{mean, median, median_absolute_deviation, median_ci95, quantile};
+use crate::statistics::{median, median_absolute_deviation, median_ci95, quantile};
 use crate::visit::{PassRecord, Record, visits};
-
-/// The standard deviation of a normal distribution over its median absolute deviation.
-const MAD_TO_DEVIATION: f64 = 1.4826;
 
 /// The phase at which a reference chain runs when a block is at `phase`: it has no KV cache, so
 /// the depth makes no difference to it.
@@ -116,25 +113,6 @@ pub(crate) fn shares_of_visits(
     all
 }
 
-/// What visits differ by: the standard deviation of the medians of visits to one block at one
-/// phase, as a share of it. Few blocks are visited often enough to tell by themselves, so all that
-/// are given are pooled, by a median that a visit gone astray does not move. `None` when nothing
-/// was visited twice.
-pub(crate) fn visit_deviation<'a>(all: impl IntoIterator<Item = &'a VisitShares>) -> Option<f64> {
-    let mut deviations = Vec::new();
-    for visits in all {
-        let medians: Vec<f64> = visits.iter().map(|shares| median(shares)).collect();
-        let (center, count) = (mean(&medians), medians.len() as f64);
-        if medians.len() < 2 || center <= 0.0 {
-            continue;
-        }
-        // Deviations from the mean of `count` values are smaller than those from the truth.
-        let unbiased = (count / (count - 1.0)).sqrt();
-        deviations.extend(medians.iter().map(|m| (m / center - 1.0).abs() * unbiased));
-    }
-    (!deviations.is_empty()).then(|| MAD_TO_DEVIATION * median(&deviations))
-}
-
 /// Statistics of a price from its shares of a reference.
 pub(crate) fn statistics(shares: &[f64], reference_us: f64) -> LatencyStatistics {
     let prices: Vec<f64> = shares.iter().map(|share| share * reference_us).collect();
@@ -171,22 +149,6 @@ mod tests {
         assert_eq!(shares.len(), 12);
         assert!(shares.iter().all(|share| (share - 0.25).abs() < 1e-12));
         assert_eq!(statistics(&shares, 400.0).median_us, 100.0);
-    }
-
-    #[test]
-    fn a_visit_gone_astray_does_not_move_what_visits_differ_by() {
-        // Pairs of visits 2 % apart: a standard deviation of 1.41 %, less what the median of
-        // absolute values misses in a distribution of two points.
-        let pair = |apart: f64| vec![vec![1.0, 1.0], vec![1.0 + apart; 3]];
-        let mut all: Vec<VisitShares> = (0..9).map(|_| pair(0.02)).collect();
-        let quiet = visit_deviation(&all).unwrap();
-        assert!(
-            (quiet - 1.4826 * 0.01 * 2f64.sqrt() / 1.01).abs() < 1e-4,
-            "{quiet}"
-        );
-        all.push(pair(0.8));
-        assert_eq!(visit_deviation(&all), Some(quiet));
-        assert_eq!(visit_deviation(&[vec![vec![1.0]]]), None);
     }
 
     #[test]

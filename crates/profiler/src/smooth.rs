@@ -9,19 +9,19 @@
 
 use lathe_arch::{BlockShape, Phase};
 
-/// A price to be smoothed.
+/// A price to be smoothed, in microseconds or in whatever those of its kind have in common.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Noisy {
     pub block: BlockShape,
     pub phase: Phase,
-    pub price_us: f64,
+    pub price: f64,
     /// Standard error of the price.
-    pub error_us: f64,
+    pub error: f64,
 }
 
-/// Smoothed prices in the order of `prices`.
-pub(crate) fn smooth(prices: &[Noisy]) -> Vec<f64> {
-    let mut smoothed: Vec<f64> = prices.iter().map(|noisy| noisy.price_us).collect();
+/// Smoothed prices in the order of `prices`, with the errors that are left.
+pub(crate) fn smooth(prices: &[Noisy]) -> Vec<Noisy> {
+    let mut smoothed = prices.to_vec();
     let mut done = vec![false; prices.len()];
     for first in 0..prices.len() {
         if done[first] {
@@ -69,13 +69,13 @@ fn features(noisy: &Noisy) -> Vec<f64> {
     }
 }
 
-fn smooth_group(points: &[Noisy]) -> Vec<f64> {
-    let unchanged = || points.iter().map(|p| p.price_us).collect();
+fn smooth_group(points: &[Noisy]) -> Vec<Noisy> {
+    let unchanged = || points.to_vec();
     let rows: Vec<Vec<f64>> = points.iter().map(features).collect();
     let dimensions = rows.first().map_or(0, Vec::len);
     let is_sound = points
         .iter()
-        .all(|p| p.price_us > 0.0 && p.error_us > 0.0 && p.error_us.is_finite());
+        .all(|p| p.price > 0.0 && p.error > 0.0 && p.error.is_finite());
     if dimensions == 0 || points.len() < dimensions + 2 || !is_sound {
         return unchanged();
     }
@@ -85,7 +85,7 @@ fn smooth_group(points: &[Noisy]) -> Vec<f64> {
     for _ in 0..3 {
         let weights: Vec<f64> = points
             .iter()
-            .map(|p| 1.0 / (p.error_us.powi(2) + spread * p.price_us.powi(2)))
+            .map(|p| 1.0 / (p.error.powi(2) + spread * p.price.powi(2)))
             .collect();
         let Some(fitted) = weighted_plane(&rows, points, &weights) else {
             return unchanged();
@@ -93,11 +93,21 @@ fn smooth_group(points: &[Noisy]) -> Vec<f64> {
         plane = fitted;
         spread = relative_spread(points, &plane, dimensions);
     }
+    // What a plane through `n` prices with `d` coefficients keeps of their noise, on average.
+    let plane_share = dimensions as f64 / points.len() as f64;
     let moved = points.iter().zip(&plane).map(|(point, fitted)| {
-        let noise = (point.error_us / point.price_us).powi(2);
+        let noise = (point.error / point.price).powi(2);
         let kept = spread / (spread + noise);
-        let value = fitted + kept * (point.price_us - fitted);
-        if value > 0.0 { value } else { point.price_us }
+        let price = fitted + kept * (point.price - fitted);
+        if price <= 0.0 {
+            return *point;
+        }
+        let left = kept * noise + (1.0 - kept).powi(2) * plane_share * noise;
+        Noisy {
+            price,
+            error: price * left.sqrt(),
+            ..*point
+        }
     });
     moved.collect()
 }
@@ -106,8 +116,8 @@ fn smooth_group(points: &[Noisy]) -> Vec<f64> {
 fn relative_spread(points: &[Noisy], plane: &[f64], dimensions: usize) -> f64 {
     let (mut q, mut weight) = (0.0, 0.0);
     for (point, fitted) in points.iter().zip(plane) {
-        let noise = (point.error_us / point.price_us).powi(2);
-        q += ((point.price_us - fitted) / point.price_us).powi(2) / noise;
+        let noise = (point.error / point.price).powi(2);
+        q += ((point.price - fitted) / point.price).powi(2) / noise;
         weight += 1.0 / noise;
     }
     let freedom = (points.len() - dimensions) as f64;
@@ -124,7 +134,7 @@ fn weighted_plane(rows: &[Vec<f64>], points: &[Noisy], weights: &[f64]) -> Optio
             for j in 0..size {
                 normal[i][j] += weight * row[i] * row[j];
             }
-            normal[i][size] += weight * row[i] * point.price_us;
+            normal[i][size] += weight * row[i] * point.price;
         }
     }
     let solution = solve(normal)?;
@@ -168,15 +178,15 @@ mod tests {
 
     use super::*;
 
-    fn mlp(width: usize, price_us: f64, error_us: f64) -> Noisy {
+    fn mlp(width: usize, price: f64, error: f64) -> Noisy {
         Noisy {
             block: BlockShape::Mlp(MlpConfig::with_width(width)),
             phase: Phase::Prefill {
                 batch: 1,
                 seq_len: 8,
             },
-            price_us,
-            error_us,
+            price,
+            error,
         }
     }
 
@@ -191,8 +201,13 @@ mod tests {
         let error = |values: &dyn Fn(usize) -> f64| {
             (0..8).map(|i| (values(i) - truth(i)).powi(2)).sum::<f64>()
         };
-        let (before, after) = (error(&|i| prices[i].price_us), error(&|i| smoothed[i]));
+        let (before, after) = (error(&|i| prices[i].price), error(&|i| smoothed[i].price));
         assert!(after < before / 3.0, "{before} {after}");
+        // Eight prices on a line of two coefficients: half the error is left.
+        for (smoothed, noisy) in smoothed.iter().zip(&prices) {
+            let left = (smoothed.error / smoothed.price) / (noisy.error / noisy.price);
+            assert!((0.45..0.8).contains(&left), "{left}");
+        }
     }
 
     #[test]
@@ -202,15 +217,20 @@ mod tests {
         let prices: Vec<Noisy> = (0..8)
             .map(|i| mlp(100 * (i + 1), price(i), price(i) / 1000.0))
             .collect();
-        for (value, noisy) in smooth(&prices).iter().zip(&prices) {
-            assert!((value / noisy.price_us - 1.0).abs() < 2e-3);
+        for (smoothed, noisy) in smooth(&prices).iter().zip(&prices) {
+            assert!((smoothed.price / noisy.price - 1.0).abs() < 2e-3);
+            assert!(smoothed.error <= noisy.error * 1.01);
         }
     }
 
     #[test]
     fn kinds_phases_and_precisions_do_not_mix() {
         let mut prices: Vec<Noisy> = (1..9).map(|i| mlp(100 * i, 10.0 * i as f64, 1.0)).collect();
-        let alone = smooth(&prices);
+        let smoothed = |prices: &[Noisy]| -> Vec<f64> {
+            let smoothed = smooth(prices);
+            smoothed.iter().map(|noisy| noisy.price).collect()
+        };
+        let alone = smoothed(&prices);
         let attention = AttentionConfig {
             heads: 3,
             kv_heads: 3,
@@ -218,15 +238,15 @@ mod tests {
         };
         prices.push(Noisy {
             block: BlockShape::Attention(attention),
-            price_us: 5000.0,
+            price: 5000.0,
             ..prices[0]
         });
         prices.push(Noisy {
             block: prices[3].block.with_precision(Precision::Int8),
-            price_us: 7000.0,
+            price: 7000.0,
             ..prices[0]
         });
-        let together = smooth(&prices);
+        let together = smoothed(&prices);
         assert_eq!(alone, together[..8]);
         assert_eq!(together[8..], [5000.0, 7000.0]);
     }

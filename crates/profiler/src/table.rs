@@ -10,10 +10,10 @@ use lathe_latency::{
 };
 
 use crate::ProfileRequest;
-use crate::plan::{Probe, baseline, kind};
+use crate::deviation::Deviations;
+use crate::plan::{baseline, kind};
 use crate::price::{
-    VisitShares, opening_latencies_us, reference_phase, reference_us, shares, shares_of_visits,
-    statistics, visit_deviation,
+    opening_latencies_us, reference_phase, reference_us, shares, shares_of_visits, statistics,
 };
 use crate::profile::Recorded;
 use crate::smooth::{Noisy, smooth};
@@ -24,8 +24,6 @@ use crate::visit::{NetworkRecord, Record, RoofsRecord, networks, visits};
 const CACHED_SHARE: f64 = 1.05;
 /// A share of the roof below which something is amiss.
 const SLOW_SHARE: f64 = 0.25;
-/// Half the width of a 95 % interval in standard errors.
-const Z95: f64 = 1.96;
 
 /// What a table is made of.
 pub(crate) struct Assembly<'a> {
@@ -156,22 +154,30 @@ impl Assembly<'_> {
         let mut noisy = Vec::new();
         let anywhere = shares_of_visits(&self.recorded.records, plan, model, None);
         let there = shares_of_visits(&self.recorded.records, plan, model, self.placement.as_ref());
-        let deviations = deviations(&there);
+        let deviations = Deviations::of(&there);
         for ((probe, phase), all) in &anywhere {
-            let visits = there.get(&(*probe, *phase));
+            let counted = there.get(&(*probe, *phase));
+            let visits = counted.unwrap_or(all);
             let precision = probe.block.precision();
             let Some(level_us) = reference_us(references, precision, *phase) else {
                 continue;
             };
-            let mut latency = statistics(&visits.unwrap_or(all).concat(), level_us);
+            let mut latency = statistics(&visits.concat(), level_us);
             let mut flags = Vec::new();
-            if visits.is_none() {
+            if counted.is_none() {
                 flags.push("timed in another placement of the processors".to_owned());
             }
             if latency.median_us <= 0.0 {
                 latency.median_us = 1e-3;
                 flags.push("below the noise".to_owned());
             }
+            let half_width = deviations.half_width(probe, *phase, visits);
+            let [low, high] = latency.ci95_us;
+            let half_width_us = half_width * latency.median_us;
+            latency.ci95_us = [
+                low.min(latency.median_us - half_width_us).max(0.0),
+                high.max(latency.median_us + half_width_us),
+            ];
             if latency.half_width_us() > plan.target * latency.median_us {
                 let percent = 100.0 * latency.half_width_us() / latency.median_us;
                 let wanted = 100.0 * plan.target;
@@ -179,15 +185,11 @@ impl Assembly<'_> {
                     "noisy: within {percent:.1} %, wanted {wanted:.1} %"
                 ));
             }
-            // Turns of one visit have their errors in common: what counts is how far visits differ.
-            let deviation = deviations.get(&group(probe, *phase)).copied();
-            let between = deviation.unwrap_or_default() * latency.median_us
-                / (visits.map_or(1, Vec::len) as f64).sqrt();
             noisy.push(Noisy {
                 block: probe.block,
                 phase: *phase,
-                price_us: latency.median_us,
-                error_us: between.max(latency.half_width_us() / Z95),
+                price: latency.median_us,
+                error: latency.median_us * deviations.error(probe, *phase, visits),
             });
             entries.push(Entry {
                 block: probe.block,
@@ -200,9 +202,9 @@ impl Assembly<'_> {
                 flags,
             });
         }
-        for (entry, price_us) in entries.iter_mut().zip(smooth(&noisy)) {
-            entry.price_us = price_us;
-            let roof = roofs.of_entry(&entry.block, &entry.phase, price_us, model);
+        for (entry, smoothed) in entries.iter_mut().zip(smooth(&noisy)) {
+            entry.price_us = smoothed.price;
+            let roof = roofs.of_entry(&entry.block, &entry.phase, smoothed.price, model);
             entry
                 .flags
                 .extend(roof.and_then(|roof| doubt(&roof, &entry.phase)));
@@ -282,30 +284,6 @@ pub(crate) fn baseline_us(
         PhaseKind::Prefill => prediction.ttft_us,
         PhaseKind::Decode => prediction.tpot_us,
     })
-}
-
-/// Blocks whose visits are taken to differ alike.
-type Group = (u8, PhaseKind, Precision);
-
-fn group(probe: &Probe, phase: Phase) -> Group {
-    let block = match probe.block {
-        BlockShape::EmbeddingAndHead(_) => 0,
-        BlockShape::Attention(_) => 1,
-        BlockShape::Mlp(_) => 2,
-    };
-    (block, kind(&phase), probe.block.precision())
-}
-
-/// What visits of each group differ by, as a share of a price.
-fn deviations(visits: &BTreeMap<(Probe, Phase), VisitShares>) -> BTreeMap<Group, f64> {
-    let mut groups: BTreeMap<Group, Vec<&VisitShares>> = BTreeMap::new();
-    for ((probe, phase), shares) in visits {
-        groups.entry(group(probe, *phase)).or_default().push(shares);
-    }
-    let known = groups.into_iter();
-    known
-        .filter_map(|(group, all)| Some((group, visit_deviation(all)?)))
-        .collect()
 }
 
 /// What a share of the roof says against an entry.

@@ -17,6 +17,9 @@ use crate::warmup::warmup_length;
 /// information) is no sign of it: beside threads that never rest, whatever wakes up waits.
 /// A busy loop beside one of eight threads costs them 6 % in the mean.
 const RUN_DELAY_LIMIT: f64 = 0.025;
+/// Microseconds of such waiting that are none: a tick of the scheduler (250 Hz). What a quiet system does
+/// of itself in a short pass is as much as 3 % of it, and hits a turn or two.
+const TICK_OF_SCHEDULER_US: u64 = 4_000;
 /// Share of a pass that the hypervisor took away, likewise.
 const STEAL_LIMIT: f64 = 0.05;
 /// The kernel counts stolen time in hundredths of a second.
@@ -170,7 +173,9 @@ impl PassRecord {
         if environment.wall_us < SHORTEST_JUDGED_US {
             return None;
         }
-        let run_delay = environment.run_delay_us.map(|us| us as f64 / wall_us);
+        let run_delay = environment.run_delay_us;
+        let run_delay = run_delay.filter(|us| *us > TICK_OF_SCHEDULER_US);
+        let run_delay = run_delay.map(|us| us as f64 / wall_us);
         let steal = environment
             .steal_ticks
             .map(|ticks| ticks as f64 * TICK_US / wall_us);
@@ -305,6 +310,14 @@ mod tests {
             ..quiet
         };
         assert!(pass(busy).disturbance().unwrap().contains("45 %"));
+        // One tick of the scheduler, whatever share of a short pass that is.
+        let ticked = |run_delay_us| Environment {
+            wall_us: 100_000,
+            run_delay_us: Some(run_delay_us),
+            ..quiet
+        };
+        assert_eq!(pass(ticked(4_000)).disturbance(), None);
+        assert!(pass(ticked(6_000)).disturbance().is_some());
         let stolen = Environment {
             steal_ticks: Some(3),
             ..quiet

@@ -296,9 +296,9 @@ fn plan(arguments: &Profile, blocks: Vec<lathe_arch::BlockShape>) -> ProfilePlan
         plan.depths.clone_from(&arguments.depth);
     }
     plan.batches.clone_from(&arguments.batch);
-    plan.limit_s = arguments
-        .minutes
-        .map_or(plan.limit_s, |m| 60.0 * m.max(0.0));
+    if let Some(minutes) = arguments.minutes {
+        plan = plan.lasting(60.0 * minutes.max(0.0));
+    }
     plan.networks = arguments.networks.unwrap_or(plan.networks);
     plan.workload = arguments.workload;
     plan

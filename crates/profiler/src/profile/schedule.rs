@@ -10,14 +10,16 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{PAUSE, Run, Work};
 use crate::ProfilerError;
+use crate::deviation::{Deviations, Z95};
 use crate::placement::around;
 use crate::plan::Probe;
 use crate::price::shares_of_visits;
-use crate::statistics::{median, median_ci95};
+use crate::smooth::{Noisy, smooth};
+use crate::statistics::{mean, median};
 use crate::visit::{Record, counts, networks, visits};
 
 /// Visits of one block at most.
-const MOST_VISITS: usize = 10;
+const MOST_VISITS: usize = 16;
 
 /// Visits that count in a placement.
 struct Tally<'p> {
@@ -177,22 +179,51 @@ impl Run<'_> {
         fewest.map(|(precision, index)| Work::Network(precision, index))
     }
 
-    /// The probe whose widest interval is the furthest beyond the target, if one is.
+    /// The probe at which a second of measuring takes most from the squared error of a price that is
+    /// not known well enough.
     fn least_known(&self, tally: &Tally<'_>) -> Option<Probe> {
         let plan = &self.plan;
         let shares = shares_of_visits(&self.records, plan, self.request.model, tally.placement);
-        let mut widest: BTreeMap<Probe, f64> = BTreeMap::new();
-        for ((probe, _), visits) in &shares {
-            let shares = &visits.concat();
-            let [low, high] = median_ci95(shares);
-            let width = (high - low) / 2.0 / median(shares).abs().max(f64::MIN_POSITIVE);
-            let widest = widest.entry(*probe).or_default();
-            *widest = widest.max(width);
+        let deviations = Deviations::of(&shares);
+        let noisy: Vec<Noisy> = shares
+            .iter()
+            .map(|((probe, phase), visits)| {
+                let share = median(&visits.concat());
+                Noisy {
+                    block: probe.block,
+                    phase: *phase,
+                    price: share,
+                    error: share.abs() * deviations.error(probe, *phase, visits),
+                }
+            })
+            .collect();
+        let mut errors: BTreeMap<Probe, f64> = BTreeMap::new();
+        for ((probe, _), smoothed) in shares.keys().zip(smooth(&noisy)) {
+            let error = smoothed.error / smoothed.price.abs().max(f64::MIN_POSITIVE);
+            let widest = errors.entry(*probe).or_default();
+            *widest = widest.max(error);
         }
-        let open = widest
-            .into_iter()
-            .filter(|(probe, width)| *width > plan.target && tally.probes[probe] < MOST_VISITS);
-        let worst = open.max_by(|a, b| a.1.total_cmp(&b.1));
-        worst.map(|(probe, _)| probe)
+        let seconds = self.seconds_of_visits();
+        let gain = |probe: &Probe, error: f64| {
+            let count = tally.probes[probe] as f64;
+            error.powi(2) / (count + 1.0) / seconds.get(probe).copied().unwrap_or(1.0)
+        };
+        let open = errors.into_iter().filter(|(probe, error)| {
+            Z95 * error > plan.target && tally.probes[probe] < MOST_VISITS
+        });
+        let best = open.max_by(|a, b| gain(&a.0, a.1).total_cmp(&gain(&b.0, b.1)));
+        best.map(|(probe, _)| probe)
+    }
+
+    /// What a visit to each block takes on average.
+    fn seconds_of_visits(&self) -> BTreeMap<Probe, f64> {
+        let mut all: BTreeMap<Probe, Vec<f64>> = BTreeMap::new();
+        for visit in visits(&self.records) {
+            all.entry(visit.probe).or_default().push(visit.seconds);
+        }
+        let means = all.into_iter();
+        means
+            .map(|(probe, seconds)| (probe, mean(&seconds).max(1e-3)))
+            .collect()
     }
 }

@@ -1,13 +1,11 @@
 //! Two profiles of the same plan, and how far they differ.
 
-use lathe_arch::{Phase, Precision};
-use lathe_latency::{EntryDifference, LatencyTable, Repeatability};
+use lathe_latency::{Entry, EntryDifference, LatencyTable, Repeatability};
 
 use super::{ProfileRequest, Run};
 use crate::ProfilerError;
 use crate::placement::most_common;
 use crate::plan::ProfilePlan;
-use crate::price::reference_us;
 use crate::statistics::{median, quantile};
 use crate::visit::round_trips;
 
@@ -81,39 +79,57 @@ pub fn profile_twice(
     Ok(table)
 }
 
-/// How far the prices of two tables differ. The level of the references is taken out: it is the
-/// machine's speed over the whole profile, the same for all prices.
+/// How far the prices of two tables differ. One factor for all prices is taken out: the machine's
+/// speed over the whole profile.
 fn repeatability(one: &LatencyTable, other: &LatencyTable) -> Repeatability {
-    let level = |precision: Precision, phase: Phase| {
-        let at = |table: &LatencyTable| reference_us(&table.protocol.references, precision, phase);
-        Some(at(one)? / at(other)?)
-    };
-    let (mut differences, mut raw) = (Vec::new(), Vec::new());
-    for entry in &one.entries {
+    let same = |entry: &Entry| {
         let mut others = other.entries.iter();
-        let same = others.find(|e| e.block == entry.block && e.phase == entry.phase);
-        let Some((same, level)) = same.zip(level(entry.block.precision(), entry.phase)) else {
-            continue;
-        };
-        let difference = |a: f64, b: f64| (a / (b * level) - 1.0).abs();
-        differences.push(EntryDifference {
+        others.find(|e| e.block == entry.block && e.phase == entry.phase)
+    };
+    let both = one.entries.iter().filter_map(|e| Some((e, same(e)?)));
+    let both: Vec<(&Entry, &Entry)> = both.collect();
+    let prices = |(a, b): &(&Entry, &Entry)| a.price_us / b.price_us;
+    let medians = |(a, b): &(&Entry, &Entry)| a.latency.median_us / b.latency.median_us;
+    let raw = differences(&both.iter().map(medians).collect::<Vec<f64>>());
+    let smoothed = differences(&both.iter().map(prices).collect::<Vec<f64>>());
+    let named = both.iter().zip(&smoothed);
+    let mut differences: Vec<EntryDifference> = named
+        .map(|((entry, _), &share)| EntryDifference {
             block: entry.block,
             phase: entry.phase,
-            share: difference(entry.price_us, same.price_us),
-        });
-        raw.push(difference(entry.latency.median_us, same.latency.median_us));
-    }
-    let prices: Vec<f64> = differences.iter().map(|entry| entry.share).collect();
+            share,
+        })
+        .collect();
     differences.sort_by(|a, b| b.share.total_cmp(&a.share));
     differences.truncate(NAMED);
     Repeatability {
-        entries: prices.len(),
-        median: median(&prices),
-        p95: quantile(&prices, 0.95),
-        worst: quantile(&prices, 1.0),
+        entries: smoothed.len(),
+        median: median(&smoothed),
+        p95: quantile(&smoothed, 0.95),
+        worst: quantile(&smoothed, 1.0),
         raw_median: median(&raw),
         raw_p95: quantile(&raw, 0.95),
         most_different: differences,
         interference: None,
+    }
+}
+
+/// How far each ratio is from their common level, as a share of it.
+fn differences(ratios: &[f64]) -> Vec<f64> {
+    let level = median(ratios);
+    let shares = ratios.iter().map(|ratio| (ratio / level - 1.0).abs());
+    shares.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_speed_that_all_prices_share_is_no_difference() {
+        let apart = differences(&[1.2, 1.2, 1.2, 1.26, 1.2]);
+        let expected = [0.0, 0.0, 0.0, 0.05, 0.0];
+        let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-12;
+        assert!(apart.iter().zip(&expected).all(close), "{apart:?}");
     }
 }
