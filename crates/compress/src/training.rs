@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::artefact::write_text;
 
 /// What the next step depends on, while a training is unfinished.
-const STATE: &str = "state.safetensors";
+pub(crate) const STATE: &str = "state.safetensors";
 /// One line a step, and one for every network of a validation.
 const METRICS: &str = "metrics.jsonl";
 /// Steps after which it is known how long one takes.

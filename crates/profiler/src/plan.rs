@@ -401,6 +401,15 @@ mod tests {
     }
 
     #[test]
+    fn a_shorter_profile_has_as_large_a_share_for_blocks() {
+        let (_, plan) = plan();
+        let share = plan.budget_s / plan.limit_s;
+        let short = plan.lasting(60.0);
+        assert_eq!(short.limit_s, 60.0);
+        assert!((short.budget_s - 60.0 * share).abs() < 1e-9);
+    }
+
+    #[test]
     fn the_grid_holds_every_kind_of_block_in_every_precision() {
         let (_, plan) = plan();
         // Two heads, 3 x 3 attention blocks, 8 widths.

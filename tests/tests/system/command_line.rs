@@ -553,6 +553,9 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
     // Both searches, and the best baseline as published and refitted.
     let healed = contenders.iter().filter(|c| c["healed"]["steps"] == 2);
     assert_eq!(healed.count(), 4);
+    let made = fs::read_dir(desk.path("compare")).unwrap();
+    let mut names = made.map(|file| file.unwrap().file_name().into_string().unwrap());
+    assert!(names.all(|name| !name.ends_with(".unfinished")));
     let figure = fs::read_to_string(desk.path("compare/comparison-tpot.svg")).unwrap();
     assert!(figure.starts_with("<svg") && figure.contains("ShortGPT"));
     // What is there is not made again.

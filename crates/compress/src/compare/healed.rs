@@ -1,16 +1,19 @@
 //! Healing the winners and the best baselines alike.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context;
 use lathe_arch::Precision;
 use lathe_supernet::{Cpu, Parameters};
 use serde::{Deserialize, Serialize};
 
 use super::exam::Exam;
 use super::{Compared, Comparison, Contender, slug};
-use crate::artefact::{WEIGHTS, cached};
+use crate::artefact::{WEIGHTS, cached, write_text};
 use crate::prepared::WINDOW_TOKENS;
-use crate::training::{TrainingEvent, TrainingLength, TrainingRun};
+use crate::training::{STATE, TrainingEvent, TrainingLength, TrainingRun};
 use crate::{Healing, Progress};
 
 /// Tokens of the validations at the beginning and at the end, of which no choice depends.
@@ -27,6 +30,37 @@ pub struct HealedScore {
     pub perplexity: f64,
     /// Its logarithm over the full model's.
     pub log_perplexity_increase: f64,
+}
+
+/// How far an earlier run came with a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    Nothing,
+    /// There is a state to go on from.
+    State,
+    /// It is healed, and not scored.
+    Done,
+}
+
+/// The file in a network's folder that says what it is healed with.
+const KEY: &str = "key.txt";
+
+/// What `folder` holds of a healing with these settings; that of other settings is removed.
+fn begun(folder: &Path, key: &str) -> anyhow::Result<Begun> {
+    let is_same = fs::read_to_string(folder.join(KEY)).is_ok_and(|found| found == key);
+    if is_same && folder.join(STATE).exists() {
+        return Ok(Begun::State);
+    }
+    if is_same && folder.join(WEIGHTS).exists() {
+        return Ok(Begun::Done);
+    }
+    let failed = || folder.display().to_string();
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(failed)?;
+    }
+    fs::create_dir_all(folder).with_context(failed)?;
+    write_text(&folder.join(KEY), key)?;
+    Ok(Begun::Nothing)
 }
 
 impl Comparison<'_> {
@@ -77,38 +111,47 @@ impl Comparison<'_> {
         );
         let path = self.folder.join(format!("{name}.json"));
         cached(&path, &key, || {
-            let begin = self.weights_of(contender, progress)?;
-            let folder = tempfile::tempdir_in(self.folder)?;
+            let folder = self.folder.join(format!("{name}.unfinished"));
+            let begun = begun(&folder, &key)?;
             let label = format!("healing {}", contender.name());
-            let healing = Healing {
-                prepared: self.prepared,
-                engine: Arc::new(Cpu::new(&self.prepared.supernet)),
-                config: &contender.subnet,
-                weights: Some(begin),
-                settings: self.heal_settings.clone(),
-                window_tokens: WINDOW_TOKENS,
-                validation_tokens: VALIDATION_TOKENS,
-                run: TrainingRun {
-                    length: TrainingLength::Steps(self.heal_steps),
-                    save_every: SAVE_EVERY,
-                    validate_every: self.heal_steps,
-                    folder: folder.path(),
-                    resume: false,
-                    is_interrupted: &|| false,
-                },
-            };
-            healing.run(&mut |event| {
-                if let TrainingEvent::Trained { report, .. } = event {
-                    progress(&label, report.step, self.heal_steps);
-                }
-            })?;
+            if begun != Begun::Done {
+                let weights = match begun {
+                    Begun::Nothing => Some(self.weights_of(contender, progress)?),
+                    Begun::State | Begun::Done => None,
+                };
+                let healing = Healing {
+                    prepared: self.prepared,
+                    engine: Arc::new(Cpu::new(&self.prepared.supernet)),
+                    config: &contender.subnet,
+                    weights,
+                    settings: self.heal_settings.clone(),
+                    window_tokens: WINDOW_TOKENS,
+                    validation_tokens: VALIDATION_TOKENS,
+                    run: TrainingRun {
+                        length: TrainingLength::Steps(self.heal_steps),
+                        save_every: SAVE_EVERY,
+                        validate_every: self.heal_steps,
+                        folder: &folder,
+                        resume: begun == Begun::State,
+                        is_interrupted: &|| false,
+                    },
+                };
+                healing.run(&mut |event| {
+                    if let TrainingEvent::Trained { report, .. } = event {
+                        progress(&label, report.step, self.heal_steps);
+                    }
+                })?;
+            }
             let supernet = &self.prepared.supernet;
-            let weights = folder.path().join(WEIGHTS);
+            let weights = folder.join(WEIGHTS);
             let weights = Parameters::load(&weights, supernet, &contender.subnet)?;
             let healed = weights.subnet(supernet, &contender.subnet)?;
-            exam.log_perplexity(&healed)
+            let score = exam.log_perplexity(&healed)?;
+            fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+            Ok(score)
         })
     }
+
     /// The weights that healing begins with.
     fn weights_of(
         &self,
@@ -123,5 +166,25 @@ impl Comparison<'_> {
             cut = self.prepared.correct(cut, progress)?;
         }
         Ok(Parameters::of(&cut))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_healing_goes_on_with_its_own_settings_alone() {
+        let desk = tempfile::tempdir().unwrap();
+        let folder = desk.path().join("healed-us-tpot-0.8.unfinished");
+        assert_eq!(begun(&folder, "40 steps").unwrap(), Begun::Nothing);
+        // Nothing was saved yet.
+        assert_eq!(begun(&folder, "40 steps").unwrap(), Begun::Nothing);
+        fs::write(folder.join(STATE), "as of step 20").unwrap();
+        assert_eq!(begun(&folder, "40 steps").unwrap(), Begun::State);
+        fs::rename(folder.join(STATE), folder.join(WEIGHTS)).unwrap();
+        assert_eq!(begun(&folder, "40 steps").unwrap(), Begun::Done);
+        assert_eq!(begun(&folder, "50 steps").unwrap(), Begun::Nothing);
+        assert!(!folder.join(WEIGHTS).exists());
     }
 }
