@@ -320,7 +320,8 @@ impl HeldOut<'_> {
             let begun = Instant::now();
             let passes = job().run(agent)?;
             let is_there = counts(&passes, whereabouts.placement);
-            if is_there && (disturbance(&passes).is_none() || repeated >= REPEATED_VISITS) {
+            if is_there && (disturbance(&passes, session).is_none() || repeated >= REPEATED_VISITS)
+            {
                 break passes;
             }
             // Processors that are never there for long would keep this from ending.

@@ -57,6 +57,7 @@ pub fn measure_networks(
 ) -> Result<Vec<NetworkLatency>, ProfilerError> {
     let mut agent = Agent::start(command)?;
     let phases = network_phases(workload);
+    let session = SessionConfig { threads };
     let mut taken: Vec<PassRecord> = Vec::new();
     let (mut round, mut repeated) = (0, 0);
     while round < rounds {
@@ -73,7 +74,7 @@ pub fn measure_networks(
         let (answers, _) = agent.measure(MeasureJob {
             models: models.to_vec(),
             keep: Vec::new(),
-            session: SessionConfig { threads },
+            session,
             passes: passes.collect(),
             vocab_size,
             seed: round as u64,
@@ -87,7 +88,7 @@ pub fn measure_networks(
                 environment: samples.environment,
             })
             .collect();
-        if disturbance(&passes).is_some() && repeated < REPEATED_ROUNDS {
+        if disturbance(&passes, session).is_some() && repeated < REPEATED_ROUNDS {
             repeated += 1;
             continue;
         }

@@ -271,7 +271,7 @@ impl<'a> Run<'a> {
     /// With no patience left, disturbed visits have to do.
     fn judged(&self, passes: &[PassRecord]) -> Option<String> {
         let patience_s = PATIENCE_S + PATIENCE_SHARE * self.useful_s();
-        disturbance(passes).filter(|_| self.lost_s() < patience_s)
+        disturbance(passes, self.session()).filter(|_| self.lost_s() < patience_s)
     }
 
     fn work_folder(&self) -> PathBuf {

@@ -17,9 +17,9 @@ use crate::warmup::warmup_length;
 /// information) is no sign of it: beside threads that never rest, whatever wakes up waits.
 /// A busy loop beside one of eight threads costs them 6 % in the mean.
 const RUN_DELAY_LIMIT: f64 = 0.025;
-/// Microseconds of such waiting that are none: a tick of the scheduler (250 Hz). What a quiet system does
-/// of itself in a short pass is as much as 3 % of it, and hits a turn or two.
-const TICK_OF_SCHEDULER_US: u64 = 4_000;
+/// Microseconds of such waiting, in the sum over the threads, that are none: two ticks of the scheduler
+/// (250 Hz). What a quiet system does of itself in a short pass hits a turn or two of it.
+const TICKS_OF_SCHEDULER_US: u64 = 8_000;
 /// Share of a pass that the hypervisor took away, likewise.
 const STEAL_LIMIT: f64 = 0.05;
 /// The kernel counts stolen time in hundredths of a second.
@@ -166,15 +166,16 @@ impl PassRecord {
         self.round_trips_ns.clear();
     }
 
-    /// What says that other work ran meanwhile.
-    pub fn disturbance(&self) -> Option<String> {
+    /// What says that other work ran meanwhile, beside a session of so many threads.
+    pub fn disturbance(&self, threads: usize) -> Option<String> {
         let environment = &self.environment;
         let wall_us = environment.wall_us as f64;
         if environment.wall_us < SHORTEST_JUDGED_US {
             return None;
         }
         let run_delay = environment.run_delay_us;
-        let run_delay = run_delay.filter(|us| *us > TICK_OF_SCHEDULER_US);
+        let run_delay =
+            run_delay.filter(|us| us.saturating_mul(threads as u64) > TICKS_OF_SCHEDULER_US);
         let run_delay = run_delay.map(|us| us as f64 / wall_us);
         let steal = environment
             .steal_ticks
@@ -265,8 +266,9 @@ pub(crate) fn round_trips(records: &[Record]) -> impl Iterator<Item = u64> + '_ 
 }
 
 /// The first reason why passes do not count.
-pub(crate) fn disturbance(passes: &[PassRecord]) -> Option<String> {
-    passes.iter().find_map(PassRecord::disturbance)
+pub(crate) fn disturbance(passes: &[PassRecord], session: SessionConfig) -> Option<String> {
+    let threads = session.threads;
+    passes.iter().find_map(|pass| pass.disturbance(threads))
 }
 
 #[cfg(test)]
@@ -304,31 +306,37 @@ mod tests {
             involuntary_switches: Some(9),
             energy_uj: None,
         };
-        assert_eq!(pass(quiet).disturbance(), None);
+        assert_eq!(pass(quiet).disturbance(2), None);
         let busy = Environment {
             run_delay_us: Some(90_000),
             ..quiet
         };
-        assert!(pass(busy).disturbance().unwrap().contains("45 %"));
-        // One tick of the scheduler, whatever share of a short pass that is.
+        assert!(pass(busy).disturbance(2).unwrap().contains("45 %"));
+        // A tick of each thread, whatever share of a short pass that is.
         let ticked = |run_delay_us| Environment {
             wall_us: 100_000,
             run_delay_us: Some(run_delay_us),
             ..quiet
         };
-        assert_eq!(pass(ticked(4_000)).disturbance(), None);
-        assert!(pass(ticked(6_000)).disturbance().is_some());
+        assert_eq!(pass(ticked(4_000)).disturbance(2), None);
+        assert!(pass(ticked(6_000)).disturbance(2).is_some());
+        // A busy loop beside one of eight threads, in a quick profile.
+        let short = Environment {
+            wall_us: 60_000,
+            ..ticked(3_600)
+        };
+        assert!(pass(short).disturbance(8).is_some());
         let stolen = Environment {
             steal_ticks: Some(3),
             ..quiet
         };
-        assert!(pass(stolen).disturbance().unwrap().contains("hypervisor"));
+        assert!(pass(stolen).disturbance(2).unwrap().contains("hypervisor"));
         let silent = Environment {
             run_delay_us: None,
             steal_ticks: None,
             ..quiet
         };
-        assert_eq!(pass(silent).disturbance(), None);
+        assert_eq!(pass(silent).disturbance(2), None);
     }
 
     #[test]
