@@ -45,10 +45,11 @@ const BUFFER_LIMIT: u64 = 1 << 30;
 /// Tokens at which the runtime's rate of operations is found.
 const OPERATIONS_TOKENS: usize = 512;
 /// Seconds lost to other work on the machine, over those of visits that count, beyond which its noise
-/// is put up with, after a few seconds of patience: a machine that is disturbed now and then never
-/// gets there, one that is always busy soon does.
+/// is put up with, after a share of the whole time or a few seconds: a machine that is disturbed now and
+/// then never gets there, not by bad luck with its first visits either; one that is always busy soon does.
 const PATIENCE_SHARE: f64 = 2.0;
-const PATIENCE_S: f64 = 5.0;
+const PATIENCE_SHARE_OF_LIMIT: f64 = 0.05;
+const LEAST_PATIENCE_S: f64 = 5.0;
 /// Pause after a disturbed visit.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Share of the visits beside which a busy loop runs, where one is asked for.
@@ -270,7 +271,8 @@ impl<'a> Run<'a> {
 
     /// With no patience left, disturbed visits have to do.
     fn judged(&self, passes: &[PassRecord]) -> Option<String> {
-        let patience_s = PATIENCE_S + PATIENCE_SHARE * self.useful_s();
+        let begin_s = LEAST_PATIENCE_S.max(PATIENCE_SHARE_OF_LIMIT * self.plan.limit_s);
+        let patience_s = begin_s + PATIENCE_SHARE * self.useful_s();
         disturbance(passes, self.session()).filter(|_| self.lost_s() < patience_s)
     }
 

@@ -110,15 +110,14 @@ impl Comparison<'_> {
             contender.subnet
         );
         let path = self.folder.join(format!("{name}.json"));
-        cached(&path, &key, || {
-            let folder = self.folder.join(format!("{name}.unfinished"));
+        let folder = self.folder.join(format!("{name}.unfinished"));
+        let score = cached(&path, &key, || {
             let begun = begun(&folder, &key)?;
             let label = format!("healing {}", contender.name());
             if begun != Begun::Done {
-                let weights = match begun {
-                    Begun::Nothing => Some(self.weights_of(contender, progress)?),
-                    Begun::State | Begun::Done => None,
-                };
+                let weights = (begun == Begun::Nothing)
+                    .then(|| self.weights_of(contender, progress))
+                    .transpose()?;
                 let healing = Healing {
                     prepared: self.prepared,
                     engine: Arc::new(Cpu::new(&self.prepared.supernet)),
@@ -146,10 +145,17 @@ impl Comparison<'_> {
             let weights = folder.join(WEIGHTS);
             let weights = Parameters::load(&weights, supernet, &contender.subnet)?;
             let healed = weights.subnet(supernet, &contender.subnet)?;
-            let score = exam.log_perplexity(&healed)?;
-            fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-            Ok(score)
+            exam.log_perplexity(&healed)
         })
+        .with_context(|| {
+            let folder = folder.display();
+            format!("healing in {folder}, which may be removed to begin anew")
+        })?;
+        // Not before the score is on the disk.
+        if folder.exists() {
+            fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        }
+        Ok(score)
     }
 
     /// The weights that healing begins with.
