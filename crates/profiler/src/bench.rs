@@ -50,12 +50,10 @@ impl Bench {
         probe: &Probe,
         plan: &ProfilePlan,
     ) -> Result<Vec<PathBuf>, ProfilerError> {
-        if let BlockShape::EmbeddingAndHead(head) = probe.block {
-            return Ok(vec![self.ends(head.precision, head.logit_rows)?]);
-        }
-        let lengths = plan.chain_lengths(probe, &self.model);
-        let chains = lengths.map(|copies| self.chain(probe.block, copies, plan.positions()));
-        chains.into_iter().collect()
+        let lengths = plan.chain_lengths(probe, &self.model).into_iter();
+        let graphs = lengths.filter(|copies| *copies > 0);
+        let graphs = graphs.map(|copies| self.copies(probe.block, copies, plan.positions()));
+        graphs.collect()
     }
 
     /// Writes the reference chain of a probe, and its filler where it has one.
@@ -67,10 +65,23 @@ impl Bench {
         let precision = probe.block.precision();
         let block = reference_block(precision, &self.model);
         let reference = plan.reference_copies(precision, probe.kind, &self.model);
-        let filler = plan.filler_copies(probe, &self.model);
-        let copies = [reference, filler].into_iter().filter(|copies| *copies > 0);
-        let chains = copies.map(|copies| self.chain(block, copies, plan.positions()));
-        chains.collect()
+        let filler = plan.filler(probe, &self.model);
+        let graphs = [Some((block, reference)), filler].into_iter().flatten();
+        let graphs = graphs.map(|(block, copies)| self.copies(block, copies, plan.positions()));
+        graphs.collect()
+    }
+
+    /// Writes a chain, or the network without blocks, of which there is one copy.
+    fn copies(
+        &mut self,
+        block: BlockShape,
+        copies: usize,
+        positions: usize,
+    ) -> Result<PathBuf, ProfilerError> {
+        match block {
+            BlockShape::EmbeddingAndHead(head) => self.ends(head.precision, head.logit_rows),
+            BlockShape::Attention(_) | BlockShape::Mlp(_) => self.chain(block, copies, positions),
+        }
     }
 
     /// Writes a chain.

@@ -3,7 +3,8 @@
 //! Turns of one visit have their errors in common: where its keys and values came to lie in memory,
 //! and what else the machine did in that second. So a price is known as well as it was visited often.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::mem::{Discriminant, discriminant};
 
 use lathe_arch::{BlockShape, Phase, Precision};
 use lathe_latency::PhaseKind;
@@ -17,24 +18,25 @@ const MAD_TO_DEVIATION: f64 = 1.4826;
 /// Half the width of a 95 % interval in standard errors.
 pub(crate) const Z95: f64 = 1.96;
 
-/// Blocks whose visits are taken to differ alike: in one phase and precision, and for attention in
-/// decode at one past length, which tells how much of the time goes to keys and values.
-type Group = (PhaseKind, Option<usize>, Precision);
+/// Blocks whose visits are taken to differ alike: of one kind, in one phase and precision, and for
+/// attention in decode at one past length, which tells how much of the time goes to keys and values.
+type Group = (Discriminant<BlockShape>, PhaseKind, Option<usize>, Precision);
 
 fn group(probe: &Probe, phase: Phase) -> Group {
     let depth = match (probe.block, phase) {
         (BlockShape::Attention(_), Phase::Decode { past_len, .. }) => Some(past_len),
         _ => None,
     };
-    (kind(&phase), depth, probe.block.precision())
+    let block = discriminant(&probe.block);
+    (block, kind(&phase), depth, probe.block.precision())
 }
 
 /// What visits differ by, for each group as a share of a price.
-pub(crate) struct Deviations(BTreeMap<Group, f64>);
+pub(crate) struct Deviations(HashMap<Group, f64>);
 
 impl Deviations {
     pub fn of(shares: &BTreeMap<(Probe, Phase), VisitShares>) -> Self {
-        let mut groups: BTreeMap<Group, Vec<&VisitShares>> = BTreeMap::new();
+        let mut groups: HashMap<Group, Vec<&VisitShares>> = HashMap::new();
         for ((probe, phase), visits) in shares {
             let group = group(probe, *phase);
             groups.entry(group).or_default().push(visits);
@@ -86,7 +88,7 @@ fn visit_deviation<'a>(all: impl IntoIterator<Item = &'a VisitShares>) -> Option
 
 #[cfg(test)]
 mod tests {
-    use lathe_arch::AttentionConfig;
+    use lathe_arch::{AttentionConfig, HeadConfig, LogitRows};
 
     use super::*;
 
@@ -115,10 +117,11 @@ mod tests {
                 precision: Precision::F32,
             })
         };
-        let probe = |heads| Probe {
-            block: attention(heads),
+        let decoded = |block| Probe {
+            block,
             kind: PhaseKind::Decode,
         };
+        let probe = |heads| decoded(attention(heads));
         let decode = |past_len| Phase::Decode { batch: 1, past_len };
         // Turns of a visit agree; visits are 10 % apart behind many tokens, and alike behind none.
         let apart = || vec![vec![0.95; 20], vec![1.05; 20]];
@@ -127,6 +130,12 @@ mod tests {
             shares.insert((probe(heads), decode(2048)), apart());
             shares.insert((probe(heads), decode(0)), vec![vec![1.0; 20]; 2]);
         }
+        // So are those to the LM head, which no other block is like.
+        let head = decoded(BlockShape::EmbeddingAndHead(HeadConfig {
+            precision: Precision::F32,
+            logit_rows: LogitRows::Last,
+        }));
+        shares.insert((head, decode(0)), apart());
         let deviations = Deviations::of(&shares);
         let error = |past_len, visits: usize| {
             deviations.error(&probe(4), decode(past_len), &vec![vec![1.0; 20]; visits])
@@ -134,6 +143,8 @@ mod tests {
         assert!((error(2048, 1) - 1.4826 * 0.05 * 2f64.sqrt()).abs() < 1e-9);
         assert!((error(2048, 4) - error(2048, 1) / 2.0).abs() < 1e-12);
         assert_eq!(error(0, 1), 0.0);
+        let of_head = deviations.error(&head, decode(0), &vec![vec![1.0; 20]]);
+        assert_eq!(of_head, error(2048, 1));
         // Turns that disagree say so without a second visit.
         let torn = vec![[vec![0.9; 10], vec![1.1; 10]].concat()];
         assert!(deviations.error(&probe(4), decode(0), &torn) > 0.05);

@@ -267,18 +267,28 @@ impl ProfilePlan {
         cold.min(full.weight_bytes(model))
     }
 
-    /// Copies of the full MLP block in the filler that makes a decode turn of a probe as large as
-    /// [`ProfilePlan::turn_bytes`]; 0 where none is needed.
-    pub fn filler_copies(&self, probe: &Probe, model: &ModelConfig) -> usize {
-        let turn = self.turn_bytes(probe.block.precision(), model);
+    /// What else runs in the turns of a probe, so that its weights are read from where they lie in a
+    /// network: a block and its copies.
+    ///
+    /// In decode full MLP blocks, as many as make a turn as large as [`ProfilePlan::turn_bytes`]. In
+    /// prefill chains are bound by arithmetic, but the last row of logits takes as long as its weights
+    /// take to read: where those would stay cached, the same head in f32 runs before it.
+    pub fn filler(&self, probe: &Probe, model: &ModelConfig) -> Option<(BlockShape, usize)> {
+        let precision = probe.block.precision();
+        let turn = self.turn_bytes(precision, model);
         let missing = turn.saturating_sub(self.timed_bytes(probe, model));
         let step = (turn / FILLER_STEPS).max(1);
         let steps = (missing + step / 2) / step;
-        let block = reference_block(probe.block.precision(), model).weight_bytes(model);
-        match probe.kind {
-            PhaseKind::Decode => ((steps * step) / block.max(1)) as usize,
-            PhaseKind::Prefill => 0,
+        if let (PhaseKind::Prefill, BlockShape::EmbeddingAndHead(head)) = (probe.kind, probe.block)
+        {
+            let is_cached = head.logit_rows == LogitRows::Last && precision != Precision::F32;
+            let wide = probe.block.with_precision(Precision::F32);
+            return (is_cached && steps > 0).then_some((wide, 1));
         }
+        let block = reference_block(precision, model);
+        let copies = (steps * step) / block.weight_bytes(model).max(1);
+        let is_needed = probe.kind == PhaseKind::Decode && copies > 0;
+        is_needed.then_some((block, copies as usize))
     }
 
     /// Copies of the full MLP block in the reference chain: a share of a turn in decode, as many
@@ -301,9 +311,9 @@ impl ProfilePlan {
 
     /// Bytes of weights that are read in a turn of a probe.
     pub fn footprint_bytes(&self, probe: &Probe, model: &ModelConfig) -> u64 {
-        let block = reference_block(probe.block.precision(), model);
-        let filler = self.filler_copies(probe, model) as u64 * block.weight_bytes(model);
-        self.timed_bytes(probe, model) + filler
+        let filler = self.filler(probe, model);
+        let filler = filler.map(|(block, copies)| copies as u64 * block.weight_bytes(model));
+        self.timed_bytes(probe, model) + filler.unwrap_or_default()
     }
 
     /// Bytes of the reference and of the chains.
@@ -445,9 +455,30 @@ mod tests {
         for precision in Precision::ALL {
             let probes = plan.probes().into_iter();
             let alike = probes.filter(|probe| probe.block.precision() == precision);
-            let sizes: BTreeSet<usize> = alike.map(|p| plan.filler_copies(&p, &model)).collect();
+            let sizes: BTreeSet<_> = alike.filter_map(|p| plan.filler(&p, &model)).collect();
             assert!(sizes.len() <= 8, "{sizes:?}");
         }
+    }
+
+    #[test]
+    fn a_head_that_would_stay_cached_has_a_filler_in_prefill() {
+        let (model, plan) = plan();
+        let filler = |precision, logit_rows| {
+            let block = BlockShape::EmbeddingAndHead(HeadConfig {
+                precision,
+                logit_rows,
+            });
+            let kind = PhaseKind::Prefill;
+            let probe = Probe { block, kind };
+            let footprint = plan.footprint_bytes(&probe, &model);
+            (plan.filler(&probe, &model), footprint)
+        };
+        let (wide, footprint) = filler(Precision::Int4, LogitRows::Last);
+        let (block, copies) = wide.unwrap();
+        assert_eq!((block.precision(), copies), (Precision::F32, 1));
+        assert!(footprint > 4 * plan.last_level_cache_bytes, "{footprint}");
+        assert_eq!(filler(Precision::F32, LogitRows::Last).0, None);
+        assert_eq!(filler(Precision::Int4, LogitRows::All).0, None);
     }
 
     #[test]

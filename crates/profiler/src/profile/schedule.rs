@@ -19,7 +19,7 @@ use crate::statistics::{mean, median};
 use crate::visit::{Record, counts, networks, visits};
 
 /// Visits of one block at most.
-const MOST_VISITS: usize = 16;
+const MOST_VISITS: usize = 64;
 
 /// Visits that count in a placement.
 struct Tally<'p> {
