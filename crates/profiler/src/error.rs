@@ -142,8 +142,10 @@ pub enum ProfilerError {
         /// The largest that is put up with.
         limit_percent: f64,
     },
-    /// An earlier profile was not finished.
-    #[error("{path} holds an unfinished profile: go on with --resume, or delete it to begin again")]
+    /// There are samples of an earlier profile, finished or not.
+    #[error(
+        "{path} holds the samples of an earlier profile: go on with --resume, give another --out, or delete it to begin again"
+    )]
     Unfinished {
         /// The journal.
         path: PathBuf,

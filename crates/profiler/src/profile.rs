@@ -51,7 +51,7 @@ const PATIENCE_SHARE: f64 = 2.0;
 const PATIENCE_SHARE_OF_LIMIT: f64 = 0.05;
 const LEAST_PATIENCE_S: f64 = 5.0;
 /// Pause after a disturbed visit.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(500);
 /// Share of the visits beside which a busy loop runs, where one is asked for.
 const HOG_SHARE: f64 = 0.3;
 

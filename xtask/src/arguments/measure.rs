@@ -6,6 +6,7 @@ use clap::Args;
 use lathe_arch::{Precision, Workload};
 
 use super::model::{DeviceArguments, ProgramArguments};
+use super::number::{not_negative, share};
 
 #[derive(Args)]
 pub struct Devices {
@@ -52,8 +53,12 @@ pub struct Profile {
     #[arg(long, value_delimiter = ',', default_value = "1", value_name = "N,N")]
     pub batch: Vec<usize>,
     /// Minutes in all; a first round over all blocks is made whatever it takes
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = not_negative)]
     pub minutes: Option<f64>,
+    /// Half the width of a price's 95 % interval, as a share of it, at which a block has been measured
+    /// enough [default: 0.015; 0.04 with --quick]
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub interval: Option<f64>,
     /// Whole networks of each precision on which the calibration is fitted; 0 for none
     #[arg(long, value_name = "N")]
     pub networks: Option<usize>,

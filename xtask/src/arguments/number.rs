@@ -23,6 +23,13 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
+pub(super) fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number >= 0.0 && number.is_finite() => Ok(number),
+        Ok(_) | Err(_) => Err("expected a number from 0 on".to_owned()),
+    }
+}
+
 /// A part of a whole.
 pub(super) fn fraction(text: &str) -> Result<f32, String> {
     match text.parse() {
@@ -31,7 +38,7 @@ pub(super) fn fraction(text: &str) -> Result<f32, String> {
     }
 }
 
-/// A share of the full model's latency.
+/// A share of a latency.
 pub(super) fn share(text: &str) -> Result<f64, String> {
     let share: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
     if share > 0.0 && share <= 1.0 {

@@ -297,8 +297,9 @@ fn plan(arguments: &Profile, blocks: Vec<lathe_arch::BlockShape>) -> ProfilePlan
     }
     plan.batches.clone_from(&arguments.batch);
     if let Some(minutes) = arguments.minutes {
-        plan = plan.lasting(60.0 * minutes.max(0.0));
+        plan = plan.lasting(60.0 * minutes);
     }
+    plan.target = arguments.interval.unwrap_or(plan.target);
     plan.networks = arguments.networks.unwrap_or(plan.networks);
     plan.workload = arguments.workload;
     plan
