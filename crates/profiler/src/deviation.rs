@@ -20,7 +20,12 @@ pub(crate) const Z95: f64 = 1.96;
 
 /// Blocks whose visits are taken to differ alike: of one kind, in one phase and precision, and for
 /// attention in decode at one past length, which tells how much of the time goes to keys and values.
-type Group = (Discriminant<BlockShape>, PhaseKind, Option<usize>, Precision);
+type Group = (
+    Discriminant<BlockShape>,
+    PhaseKind,
+    Option<usize>,
+    Precision,
+);
 
 fn group(probe: &Probe, phase: Phase) -> Group {
     let depth = match (probe.block, phase) {
