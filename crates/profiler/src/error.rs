@@ -146,7 +146,7 @@ pub enum ProfilerError {
     #[error(
         "{path} holds the samples of an earlier profile: go on with --resume, give another --out, or delete it to begin again"
     )]
-    Unfinished {
+    EarlierSamples {
         /// The journal.
         path: PathBuf,
     },

@@ -41,7 +41,7 @@ impl Journal {
         let mut records = Vec::new();
         if let Some((first, rest)) = lines.split_first() {
             if !resume {
-                return Err(ProfilerError::Unfinished {
+                return Err(ProfilerError::EarlierSamples {
                     path: path.to_owned(),
                 });
             }
@@ -142,7 +142,7 @@ mod tests {
         let path = folder.path().join("journal");
         drop(open(&path, "plan", false).unwrap());
         let unasked = open(&path, "plan", false);
-        assert!(matches!(unasked, Err(ProfilerError::Unfinished { .. })));
+        assert!(matches!(unasked, Err(ProfilerError::EarlierSamples { .. })));
         let other = open(&path, "another", true);
         assert!(matches!(other, Err(ProfilerError::OtherJournal { .. })));
         std::fs::write(&path, "\"plan\"\nnonsense\n").unwrap();

@@ -272,23 +272,28 @@ impl ProfilePlan {
     ///
     /// In decode full MLP blocks, as many as make a turn as large as [`ProfilePlan::turn_bytes`]. In
     /// prefill chains are bound by arithmetic, but the last row of logits takes as long as its weights
-    /// take to read: where those would stay cached, the same head in f32 runs before it.
+    /// take to read: where those would stay cached, and would not in a network, the same head in f32 runs
+    /// before it.
     pub fn filler(&self, probe: &Probe, model: &ModelConfig) -> Option<(BlockShape, usize)> {
         let precision = probe.block.precision();
         let turn = self.turn_bytes(precision, model);
-        let missing = turn.saturating_sub(self.timed_bytes(probe, model));
-        let step = (turn / FILLER_STEPS).max(1);
-        let steps = (missing + step / 2) / step;
-        if let (PhaseKind::Prefill, BlockShape::EmbeddingAndHead(head)) = (probe.kind, probe.block)
-        {
-            let is_cached = head.logit_rows == LogitRows::Last && precision != Precision::F32;
-            let wide = probe.block.with_precision(Precision::F32);
-            return (is_cached && steps > 0).then_some((wide, 1));
+        let timed = self.timed_bytes(probe, model);
+        match (probe.kind, probe.block) {
+            (PhaseKind::Decode, _) => {
+                let step = (turn / FILLER_STEPS).max(1);
+                let steps = (turn.saturating_sub(timed) + step / 2) / step;
+                let block = reference_block(precision, model);
+                let copies = (steps * step) / block.weight_bytes(model).max(1);
+                (copies > 0).then_some((block, copies as usize))
+            }
+            (PhaseKind::Prefill, BlockShape::EmbeddingAndHead(head)) => {
+                let cached = turn.min(CHAIN_CACHES * self.last_level_cache_bytes);
+                let is_cached = head.logit_rows == LogitRows::Last && timed < cached;
+                let wide = probe.block.with_precision(Precision::F32);
+                (is_cached && precision != Precision::F32).then_some((wide, 1))
+            }
+            (PhaseKind::Prefill, _) => None,
         }
-        let block = reference_block(precision, model);
-        let copies = (steps * step) / block.weight_bytes(model).max(1);
-        let is_needed = probe.kind == PhaseKind::Decode && copies > 0;
-        is_needed.then_some((block, copies as usize))
     }
 
     /// Copies of the full MLP block in the reference chain: a share of a turn in decode, as many

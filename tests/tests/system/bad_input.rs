@@ -75,9 +75,13 @@ fn names_that_do_not_exist_are_answered_with_those_that_do() {
     let outside = ["profile", "--model", &model, "--prompt", "8", "--out"];
     let message = desk.fails(&[&outside[..], &[&desk.text("table.yaml")]].concat());
     assert!(message.contains("--workload"), "{message}");
-    for minutes in ["--minutes=-1", "--minutes=inf"] {
-        let message = desk.fails(&["profile", minutes]);
-        assert!(message.contains("--minutes"), "{message}");
+    for (flag, value) in [
+        ("--minutes", "-1"),
+        ("--minutes", "inf"),
+        ("--interval", "NaN"),
+    ] {
+        let message = desk.fails(&["profile", &format!("{flag}={value}")]);
+        assert!(message.contains(flag), "{message}");
     }
     assert!(desk.fails(&["fly"]).contains("fly"));
 }
