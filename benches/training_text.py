@@ -5,8 +5,9 @@
     pip download --no-deps --only-binary=:all: gensim==4.4.0 evals==3.0.1.post1
     venv/bin/python benches/training_text.py ~/.cache/lathe/data gensim-*.whl evals-*.whl OUT
 
-writes OUT/train.jsonl (what is fetched, and 1,000 passages of Wikipedia) and OUT/heal.jsonl (others, half of
-them of web pages and news). What shares 13 words in a row with a fetched passage is left out.
+writes OUT/train.jsonl (what is fetched, and 1,000 passages of Wikipedia), OUT/heal.jsonl (others, half of
+them of web pages and news) and OUT/rest.jsonl (what is left of Wikipedia). What shares 13 words in a row with a
+fetched passage is left out.
 """
 
 import bz2
@@ -93,13 +94,12 @@ def main():
            if len(passage) < LENGTH.stop and is_new(passage)]
     rest, room = wikipedia[1000:], 0.75 * sum(map(len, web))
     random.Random(2).shuffle(rest)
-    for passage in rest:
-        if room < 0:
-            break
-        web.append(passage)
-        room -= len(passage)
+    while rest and room >= 0:
+        web.append(rest.pop(0))
+        room -= len(web[-1])
     random.Random(3).shuffle(web)
     write(out / "heal.jsonl", web)
+    write(out / "rest.jsonl", rest)
 
 
 def write(path, texts):
