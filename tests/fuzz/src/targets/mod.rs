@@ -6,7 +6,6 @@ mod study;
 mod yaml;
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
@@ -71,17 +70,17 @@ pub const TARGETS: [Target; 11] = [
     },
 ];
 
-/// A file of this process's own folder: readers take paths.
+thread_local! {
+    /// A folder of this thread's own, which goes with it: in memory where the system has one, since writing would take
+    /// longer than reading.
+    static FOLDER: TempDir = tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("a folder can be made");
+}
+
+/// A file of this thread's own folder: readers take paths.
 fn file(name: &str) -> PathBuf {
-    static FOLDER: OnceLock<TempDir> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
-        // Where the system has one, in memory: writing would take longer than reading.
-        let in_memory = tempfile::tempdir_in("/dev/shm");
-        in_memory
-            .or_else(|_| tempfile::tempdir())
-            .expect("a folder can be made")
-    });
-    folder.path().join(name)
+    FOLDER.with(|folder| folder.path().join(name))
 }
 
 /// A file with these contents.
