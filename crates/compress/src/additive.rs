@@ -9,7 +9,8 @@ use lathe_search::{
 };
 
 use crate::first::first_genomes;
-use crate::shallow::shallow_genomes;
+use crate::block_scores::Base;
+use crate::windows::REMOVED;
 use crate::{BlockScores, SubnetProblem};
 
 /// Sub-networks are recommended at multiples of one part in this many of the full model's latency.
@@ -104,17 +105,27 @@ fn additive_options(
     let space = problem.search_space();
     let full = space.full_genome();
     let full_us = problem.cost_us(&full, weights);
-    let mut variables: Vec<Vec<Choice>> = Vec::new();
-    for (gene, count) in space.cardinalities().into_iter().enumerate() {
-        let cost = |choice: usize| {
-            let mut genome = full.clone();
-            genome[gene] = choice;
-            problem.cost_us(&genome, weights) - full_us
+    let variables = |base: &Base| -> Vec<Vec<Choice>> {
+        let of_gene = |(gene, count): (usize, usize)| {
+            let cost = |choice: usize| {
+                let mut genome = full.clone();
+                genome[gene] = choice;
+                problem.cost_us(&genome, weights) - full_us
+            };
+            // What a network lacks stays away.
+            let is_gone = base.genome[gene] == REMOVED && full[gene] != REMOVED;
+            let choices = if is_gone { 0..REMOVED + 1 } else { 0..count };
+            let choices = choices.map(|c| [cost(c), scores.loss(base, gene, c)]);
+            choices.collect()
         };
-        let choices = (0..count).map(|c| [cost(c), scores.loss(gene, c)]);
-        variables.push(choices.collect());
-    }
-    let front = additive_front(&variables)?;
+        let genes = space.cardinalities().into_iter().enumerate();
+        genes.map(of_gene).collect()
+    };
+    let fronts = scores.bases().iter().map(|base| {
+        let variables = variables(base);
+        additive_front(&variables)
+    });
+    let fronts = fronts.collect::<Result<Vec<_>, _>>()?;
     let saving = |share: f64| (share - 1.0) * full_us;
     let shares: Vec<f64> = match wanted {
         Costs::Between(shares) => {
@@ -127,17 +138,17 @@ fn additive_options(
     let of_share = |(at, share)| (!shares[..at].contains(share)).then(|| saving(*share));
     let savings: Vec<f64> = shares.iter().enumerate().filter_map(of_share).collect();
     let mut recommended: Vec<Genome> = Vec::new();
-    for saving in &savings {
-        let best = front.iter().rfind(|point| point.cost <= *saving);
-        recommended.extend(best.map(|point| point.genome.clone()));
+    for front in &fronts {
+        let dearest = front.last().map_or(0.0, |point| point.cost);
+        for saving in savings.iter().filter(|saving| **saving <= dearest) {
+            let best = front.iter().rfind(|point| point.cost <= *saving);
+            recommended.extend(best.map(|point| point.genome.clone()));
+        }
     }
-    for saving in &savings {
-        recommended.extend(shallow_genomes(space, &variables, *saving)?);
-    }
-    let cheapest = front.first().map_or(0.0, |point| point.cost);
+    let cheapest = fronts[0].first().map_or(0.0, |point| point.cost);
     Ok(AdditiveOptions {
         first: first_genomes(space, problem.first(), &recommended),
-        variables,
+        variables: variables(&scores.bases()[0]),
         costs: match wanted {
             Costs::Between(shares) => {
                 let least = saving(*shares.start()).max(cheapest);

@@ -5,19 +5,30 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Context;
+use lathe_arch::SearchSpace;
 use lathe_search::{
     Evaluation, Genome, Problem, RandomSearch, SearchError, Space, Study, StudyHeader, Trial, run,
 };
 use lathe_supernet::{Evaluator, SupernetError};
 
 use crate::problem::divergence;
+use crate::windows::{REMOVED, likely_windows, window_sizes, without_window};
 use crate::{Progress, SubnetProblem};
 
-/// KL divergence from the full model when one gene differs from it.
+/// KL divergence from the full model when one gene differs from it, or from a network that lacks a window
+/// of layers.
 pub struct BlockScores {
-    /// For each gene, its choices that were measured and their losses.
-    losses: Vec<BTreeMap<usize, f64>>,
+    /// Around the full model, and then around networks without windows.
+    bases: Vec<Base>,
     genes: Vec<Gene>,
+}
+
+/// A network of which one block at a time was cut.
+pub(crate) struct Base {
+    /// The network.
+    pub genome: Genome,
+    /// For each gene, its choices that were measured and what they lose more than the network does.
+    losses: Vec<BTreeMap<usize, f64>>,
 }
 
 /// Cutting one block at a time: the divergence from the full model is the only objective.
@@ -64,62 +75,66 @@ impl BlockScores {
         path: &Path,
         progress: Progress<'_>,
     ) -> anyhow::Result<Self> {
-        let genomes = single_cuts(problem);
-        let mut blocks = OneBlock { problem, evaluator };
-        // A random search whose first genomes are all there is to evaluate is a list.
-        let mut list = RandomSearch::new(problem.space(), &genomes, 0)?;
-        let header = StudyHeader::of(&blocks, &list, 0);
-        let mut study = match Study::open_or_create(path, &header, true) {
-            Err(SearchError::OtherStudy { .. }) => {
-                std::fs::remove_file(path).with_context(|| path.display().to_string())?;
-                Study::open_or_create(path, &header, true)?
-            }
-            opened => opened?,
-        };
-        let total = genomes.len();
-        progress("scoring blocks", 0, total);
-        run(&mut blocks, &mut list, &mut study, total, |p| {
-            progress("scoring blocks", p.index + 1, total);
-            ControlFlow::Continue(())
-        })?;
-        Ok(Self::from_evaluations(problem, &study.evaluations()?))
-    }
-
-    fn from_evaluations(problem: &SubnetProblem<'_>, evaluations: &[Evaluation]) -> Self {
+        let mut list = List::open(problem, evaluator, path)?;
         let full = problem.search_space().full_genome();
-        let mut losses: Vec<BTreeMap<usize, f64>> = full
-            .iter()
-            .map(|gene| BTreeMap::from([(*gene, 0.0)]))
-            .collect();
-        for evaluation in evaluations {
-            let mut pairs = evaluation.genome.iter().zip(&full).enumerate();
-            if let Some((gene, (choice, _))) = pairs.find(|(_, (choice, full))| choice != full) {
-                losses[gene].insert(*choice, evaluation.objectives[0]);
-            }
-        }
-        Self {
-            losses,
+        let cuts = single_cuts(problem, &full);
+        let label = "scoring blocks";
+        let evaluations = list.score(cuts, label, progress)?;
+        let mut scores = Self {
+            bases: vec![Base::of(full.clone(), 0.0, &evaluations)],
             genes: genes(problem),
+        };
+        let layer_losses = scores.layer_losses(problem.search_space());
+        for size in window_sizes(problem.search_space()) {
+            let windows = likely_windows(&layer_losses, size).into_iter();
+            let windows = windows.map(|window| without_window(&full, &window));
+            let windows = list.score(windows.collect(), "scoring windows of layers", progress)?;
+            let loss = |evaluation: &Evaluation| evaluation.objectives[0];
+            let best = windows
+                .into_iter()
+                .min_by(|a, b| loss(a).total_cmp(&loss(b)));
+            let Some(best) = best else { continue };
+            let cuts = single_cuts(problem, &best.genome);
+            let label = format!("scoring blocks without {size} layers");
+            let evaluations = list.score(cuts, &label, progress)?;
+            let base = Base::of(best.genome.clone(), loss(&best), &evaluations);
+            scores.bases.push(base);
         }
+        Ok(scores)
     }
 
-    /// Loss of any choice of a gene: of its size, and on top of that of its precision, measured
-    /// on the full block.
-    pub(crate) fn loss(&self, gene: usize, choice: usize) -> f64 {
-        let measured = &self.losses[gene];
+    /// The full model, and then networks without windows of layers.
+    pub(crate) fn bases(&self) -> &[Base] {
+        &self.bases
+    }
+
+    /// What the layers lose that are removed one by one, as a sum of their blocks.
+    fn layer_losses(&self, space: &SearchSpace) -> Vec<f64> {
+        let full = &self.bases[0];
+        let of_gene = |gene| self.loss(full, gene, REMOVED);
+        let pairs = 0..space.gene_pairs();
+        pairs
+            .map(|pair| of_gene(2 * pair) + of_gene(2 * pair + 1))
+            .collect()
+    }
+
+    /// What any choice of a gene of `base` loses: of its size, and on top of that of its precision, measured
+    /// on the block as `base` has it.
+    pub(crate) fn loss(&self, base: &Base, gene: usize, choice: usize) -> f64 {
+        let measured = &base.losses[gene];
         if let Some(loss) = measured.get(&choice) {
             return *loss;
         }
         let choices = &self.genes[gene];
         let full_size = choices.full_in_precision_of(choice);
         let quantised = measured.get(&full_size).copied().unwrap_or(0.0);
-        self.loss_of_size(gene, choices.in_most_bits(choice)) + quantised
+        self.loss_of_size(base, gene, choices.in_most_bits(choice)) + quantised
     }
 
     /// Loss of a size in the most bits, between measured sizes linear in the error of the block's
     /// output: the divergence grows with the square of a small disturbance, and so does the error.
-    fn loss_of_size(&self, gene: usize, choice: usize) -> f64 {
-        let measured = &self.losses[gene];
+    fn loss_of_size(&self, base: &Base, gene: usize, choice: usize) -> f64 {
+        let measured = &base.losses[gene];
         let choices = &self.genes[gene];
         let in_most_bits = |(other, _): &(&usize, &f64)| choices.in_most_bits(**other) == **other;
         let below = measured.range(..=choice).rev().find(in_most_bits);
@@ -138,6 +153,83 @@ impl BlockScores {
             (Some((_, loss)), None) | (None, Some((_, loss))) => *loss,
             (None, None) => 0.0,
         }
+    }
+}
+
+impl Base {
+    /// A network that loses `loss`, by what those of `evaluations` lose that differ from it in one gene.
+    fn of(genome: Genome, loss: f64, evaluations: &[Evaluation]) -> Self {
+        let mut losses: Vec<BTreeMap<usize, f64>> = genome
+            .iter()
+            .map(|gene| BTreeMap::from([(*gene, 0.0)]))
+            .collect();
+        for evaluation in evaluations {
+            let mut pairs = evaluation.genome.iter().zip(&genome).enumerate();
+            if let Some((gene, (choice, _))) = pairs.find(|(_, (choice, base))| choice != base) {
+                losses[gene].insert(*choice, evaluation.objectives[0] - loss);
+            }
+        }
+        Self { genome, losses }
+    }
+}
+
+/// Genomes that are scored one after another, and kept in a study.
+struct List<'a> {
+    blocks: OneBlock<'a>,
+    study: Study,
+    genomes: Vec<Genome>,
+}
+
+impl<'a> List<'a> {
+    fn open(
+        problem: &'a SubnetProblem<'a>,
+        evaluator: &'a Evaluator<'a>,
+        path: &Path,
+    ) -> anyhow::Result<Self> {
+        let blocks = OneBlock { problem, evaluator };
+        // A random search whose first genomes are all there is to evaluate is a list.
+        let list = RandomSearch::new(problem.space(), &[], 0)?;
+        let header = StudyHeader::of(&blocks, &list, 0);
+        let study = match Study::open_or_create(path, &header, true) {
+            Err(SearchError::OtherStudy { .. }) => {
+                std::fs::remove_file(path).with_context(|| path.display().to_string())?;
+                Study::open_or_create(path, &header, true)?
+            }
+            opened => opened?,
+        };
+        Ok(Self {
+            blocks,
+            study,
+            genomes: Vec::new(),
+        })
+    }
+
+    /// Scores of `genomes`, which no list before has had.
+    fn score(
+        &mut self,
+        genomes: Vec<Genome>,
+        label: &str,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Vec<Evaluation>> {
+        let before = self.genomes.len();
+        let total = genomes.len();
+        self.genomes.extend(genomes);
+        let mut list = RandomSearch::new(self.blocks.problem.space(), &self.genomes, 0)?;
+        let budget = self.genomes.len();
+        progress(label, 0, total);
+        run(
+            &mut self.blocks,
+            &mut list,
+            &mut self.study,
+            budget,
+            |p| {
+                progress(label, (p.index + 1).saturating_sub(before), total);
+                ControlFlow::Continue(())
+            },
+        )?;
+        let mut evaluations = self.study.evaluations()?;
+        evaluations.truncate(budget);
+        Ok(evaluations.split_off(before.min(evaluations.len())))
     }
 }
 
@@ -225,20 +317,23 @@ fn genes(problem: &SubnetProblem<'_>) -> Vec<Gene> {
     genes
 }
 
-/// One block cut: removed, attention to half of its sizes and an MLP to three quarters; and one
+/// One block of `base` cut: removed, attention to half of its sizes and an MLP to three quarters; and one
 /// block, or both ends, in each lower precision.
-fn single_cuts(problem: &SubnetProblem<'_>) -> Vec<Genome> {
+fn single_cuts(problem: &SubnetProblem<'_>, base: &[usize]) -> Vec<Genome> {
     let full = problem.search_space().full_genome();
     let mut genomes = Vec::new();
     for (index, gene) in genes(problem).iter().enumerate() {
+        if base[index] != full[index] {
+            continue;
+        }
         let share = if index % 2 == 0 { 0.5 } else { 0.75 };
         let sizes = [gene.of_size(share), gene.of_size(0.0)];
         let last = gene.distances.len() - 1;
         let lower_precisions = gene.distances.len() - gene.precisions..last;
         for choice in sizes.into_iter().chain(lower_precisions) {
-            let mut genome = full.clone();
+            let mut genome = base.to_vec();
             genome[index] = choice;
-            if genome != full && !genomes.contains(&genome) {
+            if genome != base && !genomes.contains(&genome) {
                 genomes.push(genome);
             }
         }

@@ -14,7 +14,7 @@ use crate::artefact::write_text;
 /// What the next step depends on, while a training is unfinished.
 pub(crate) const STATE: &str = "state.safetensors";
 /// One line a step, and one for every network of a validation.
-const METRICS: &str = "metrics.jsonl";
+pub(crate) const METRICS: &str = "metrics.jsonl";
 /// Steps after which it is known how long one takes.
 const TIMED_STEPS: usize = 4;
 /// Tokens of text that are trained on at most, before they are read again.
@@ -52,6 +52,8 @@ pub struct TrainingRun<'a> {
     pub folder: &'a Path,
     /// Goes on with an unfinished training.
     pub resume: bool,
+    /// Stops after this step as if the user wanted it, with the state kept, and validates.
+    pub pause_at: Option<usize>,
     /// Whether the user wants it to stop.
     pub is_interrupted: &'a dyn Fn() -> bool,
 }
@@ -181,10 +183,15 @@ impl TrainingRun<'_> {
         }
         let validation = begin.elapsed();
         let mut timed = Duration::ZERO;
-        let mut unsaved = 0;
+        let (mut unsaved, mut validated) = (0, None);
         while !trainer.is_done() {
-            if (self.is_interrupted)() {
+            let is_pause = self.pause_at.is_some_and(|at| trainer.steps_done() >= at);
+            if is_pause || (self.is_interrupted)() {
                 trainer.save(&self.state())?;
+                // After the state: what is on record never runs ahead of it.
+                if is_pause && validated != Some(trainer.steps_done()) {
+                    metrics.validate(trainer, task)?;
+                }
                 return Ok(true);
             }
             let clock = Instant::now();
@@ -206,6 +213,7 @@ impl TrainingRun<'_> {
             }
             if report.step.is_multiple_of(self.validate_every) || trainer.is_done() {
                 validation_kl = metrics.validate(trainer, task)?;
+                validated = Some(report.step);
             }
             unsaved += 1;
             if unsaved >= self.save_every && trainer.is_sound() && !trainer.is_done() {
@@ -345,6 +353,25 @@ impl Metrics {
         }
         Ok(all)
     }
+}
+
+/// Divergence and perplexity of the network of a training after `step` steps, where it was validated then.
+pub(crate) fn validation_at(folder: &Path, step: usize) -> anyhow::Result<Option<[f64; 2]>> {
+    let path = folder.join(METRICS);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let metrics = read_metrics(&path)?.into_iter();
+    let mut found = metrics.filter_map(|metric| match metric {
+        Metric::Validation {
+            step: at,
+            validation_kl,
+            validation_perplexity,
+            ..
+        } => (at == step).then_some([validation_kl, validation_perplexity]),
+        Metric::Step { .. } => None,
+    });
+    Ok(found.next())
 }
 
 fn read_metrics(path: &Path) -> anyhow::Result<Vec<Metric>> {

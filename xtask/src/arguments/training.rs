@@ -101,9 +101,10 @@ pub struct Heal {
     pub model: ModelArguments,
     #[command(flatten)]
     pub adapter: AdapterArgument,
-    /// The sub-network, or the folder of a healed one
-    #[arg(long, value_name = "FILE|DIR")]
-    pub subnet: PathBuf,
+    /// The sub-network, or the folder of a healed one; of several the one that heals best: half of them
+    /// drop out again and again, up to a quarter of --steps
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE|DIR")]
+    pub subnet: Vec<PathBuf>,
     /// Begin with the blocks as searches rank them, not corrected for what those before them have
     /// shifted
     #[arg(long)]

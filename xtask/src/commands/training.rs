@@ -44,6 +44,7 @@ impl TrainingArguments {
             validate_every: self.validate_every,
             folder: &self.out,
             resume: self.resume,
+            pause_at: None,
             is_interrupted: &interrupt::is_asked,
         }
     }

@@ -132,6 +132,7 @@ impl Comparison<'_> {
                         validate_every: self.heal_steps,
                         folder: &folder,
                         resume: begun == Begun::State,
+                        pause_at: None,
                         is_interrupted: &|| false,
                     },
                 };

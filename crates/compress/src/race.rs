@@ -1,0 +1,312 @@
+//! Which of several networks heals best: a race.
+//!
+//! What a network loses when it is cut does not tell what it loses once it is healed, but a part of the
+//! healing does. So all are healed for a part of the steps, the better half of them for twice as many, and so on
+//! (successive halving, 1502.07943); the last is healed to the end. What each learns in a leg is not learnt
+//! again: its training goes on, and the winner's is the one that it would have had alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use lathe_arch::SubnetConfig;
+use lathe_supernet::{Engine, Parameters, TrainSettings};
+use serde::Serialize;
+
+use crate::artefact::{WEIGHTS, write_yaml};
+use crate::training::{METRICS, STATE, TrainingEvent, TrainingRun, validation_at};
+use crate::{Healed, Healing, Prepared};
+
+/// Folder of the networks, in the race's.
+const RACE: &str = "race";
+/// What each begins with, in its own.
+const BEGINNING: &str = "beginning.safetensors";
+/// Its choices.
+const SUBNET: &str = "subnet.yaml";
+
+/// Several networks that are healed until one is left.
+pub struct Race<'a> {
+    /// The model, as [`Healing`] wants it.
+    pub prepared: &'a Prepared,
+    /// The networks; each is lined up before ([`Race::line_up`]).
+    pub networks: &'a [SubnetConfig],
+    /// What computes.
+    pub engine: Arc<dyn Engine + 'a>,
+    /// How they are trained.
+    pub settings: TrainSettings,
+    /// Tokens of a window of text.
+    pub window_tokens: usize,
+    /// Tokens of a validation.
+    pub validation_tokens: usize,
+    /// How long the winner is trained, how often all are validated, and where the winner goes.
+    pub run: TrainingRun<'a>,
+}
+
+/// How far one network came.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Leg {
+    /// The network, counted from 0.
+    pub network: usize,
+    /// Its steps so far.
+    pub steps: usize,
+    /// Divergence from the full model after them, in nats per token.
+    pub validation_kl: f64,
+    /// Perplexity after them.
+    pub validation_perplexity: f64,
+}
+
+/// What came out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Raced {
+    /// All legs, in order.
+    pub legs: Vec<Leg>,
+    /// The network that is left, counted from 0, where the race got so far.
+    pub winner: Option<usize>,
+    /// What healing made of it.
+    pub healed: Option<Healed>,
+}
+
+impl Raced {
+    /// Whether there is more to do: the user stopped it.
+    pub fn is_interrupted(&self) -> bool {
+        self.healed
+            .as_ref()
+            .is_none_or(|healed| healed.is_interrupted)
+    }
+}
+
+/// Steps after which half of `networks` drop out each time, the last a quarter of all `steps`.
+fn rungs(steps: usize, networks: usize) -> anyhow::Result<Vec<usize>> {
+    ensure!(networks > 1, "a race is between two networks at least");
+    let rounds = networks.next_power_of_two().ilog2();
+    ensure!(
+        steps >> (rounds + 1) > 0,
+        "{steps} steps are too few for a race of {networks} networks: give at least {}",
+        2 << rounds
+    );
+    Ok((0..rounds).map(|round| steps >> (rounds + 1 - round)).collect())
+}
+
+impl Race<'_> {
+    /// Nothing that took long is overwritten: neither an unfinished race nor a finished one.
+    ///
+    /// # Errors
+    /// When `folder` holds what must not be there, or nothing to resume.
+    pub fn check_folder(folder: &Path, resume: bool) -> anyhow::Result<()> {
+        let shown = folder.display();
+        let is_begun = folder.join(RACE).exists() || folder.join(STATE).exists();
+        ensure!(
+            folder.join(STATE).exists() || !folder.join(WEIGHTS).exists(),
+            "{shown} holds a finished training: name another folder"
+        );
+        ensure!(
+            resume || !is_begun,
+            "{shown} holds an unfinished race: go on with --resume, or name another folder"
+        );
+        ensure!(
+            is_begun || !resume,
+            "{shown} holds no unfinished race: leave --resume away to begin one"
+        );
+        Ok(())
+    }
+
+    /// The file of the weights that a network begins with.
+    pub fn beginning(folder: &Path, network: usize) -> PathBuf {
+        folder_of(folder, network).join(BEGINNING)
+    }
+
+    /// Has a network, counted from 0, begin the race in `folder` with these weights, in f32.
+    ///
+    /// # Errors
+    /// When the disk does not take them.
+    pub fn line_up(
+        folder: &Path,
+        network: usize,
+        weights: &Parameters,
+        prepared: &Prepared,
+    ) -> anyhow::Result<()> {
+        let path = Self::beginning(folder, network);
+        let parent = folder_of(folder, network);
+        fs::create_dir_all(&parent).with_context(|| parent.display().to_string())?;
+        Ok(weights.save(&path, &prepared.supernet)?)
+    }
+
+    /// Heals them, and writes the winner as [`Healing::run`] does. Metrics and choices of the others stay in
+    /// `race`, a folder for each. `watch` is told the network, where it is one of several.
+    ///
+    /// # Errors
+    /// As [`Healing::run`]; when there are too few steps; or when the folder holds the race of other networks.
+    pub fn run(
+        &self,
+        watch: &mut dyn FnMut(Option<usize>, TrainingEvent<'_>),
+    ) -> anyhow::Result<Raced> {
+        let steps = self.run.length.steps();
+        let steps = steps.context("a race needs a number of steps")?;
+        let rungs = rungs(steps, self.networks.len())?;
+        self.check_networks()?;
+        let mut raced = Raced {
+            legs: Vec::new(),
+            winner: None,
+            healed: None,
+        };
+        let mut running: Vec<usize> = (0..self.networks.len()).collect();
+        // Once the winner's state is its own, the race is over, and its legs are on record.
+        for steps in rungs {
+            let mut scored = Vec::new();
+            for &network in &running {
+                let Some(leg) = self.leg(network, steps, watch)? else {
+                    return Ok(raced);
+                };
+                raced.legs.push(leg);
+                scored.push((self.loss(&leg), network));
+            }
+            scored.sort_by(|a, b| a.0.total_cmp(&b.0));
+            for (_, lost) in scored.split_off(scored.len().div_ceil(2)) {
+                remove(&folder_of(self.run.folder, lost).join(STATE))?;
+            }
+            running = scored.into_iter().map(|(_, network)| network).collect();
+        }
+        let winner = *running.first().context("a race without networks")?;
+        raced.winner = Some(winner);
+        raced.healed = Some(self.finish(winner, watch)?);
+        Ok(raced)
+    }
+
+    /// The loss that is trained, on text that is not trained on.
+    fn loss(&self, leg: &Leg) -> f64 {
+        let share = f64::from(self.settings.distill_share);
+        share * leg.validation_kl + (1.0 - share) * leg.validation_perplexity.ln()
+    }
+
+    /// The same networks as when it began.
+    fn check_networks(&self) -> anyhow::Result<()> {
+        for (network, config) in self.networks.iter().enumerate() {
+            let path = folder_of(self.run.folder, network).join(SUBNET);
+            if !path.exists() {
+                write_yaml(&path, config)?;
+                continue;
+            }
+            let begun = crate::read_subnet(&path, self.prepared.model())?;
+            ensure!(
+                begun.config == *config,
+                "{} is another network: the race was begun with others",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// One network's training up to `steps`; nothing when the user stopped it.
+    fn leg(
+        &self,
+        network: usize,
+        steps: usize,
+        watch: &mut dyn FnMut(Option<usize>, TrainingEvent<'_>),
+    ) -> anyhow::Result<Option<Leg>> {
+        let folder = folder_of(self.run.folder, network);
+        let of = |[validation_kl, validation_perplexity]: [f64; 2]| Leg {
+            network,
+            steps,
+            validation_kl,
+            validation_perplexity,
+        };
+        if let Some(known) = validation_at(&folder, steps)? {
+            return Ok(Some(of(known)));
+        }
+        let run = TrainingRun {
+            folder: &folder,
+            resume: folder.join(STATE).exists(),
+            pause_at: Some(steps),
+            ..self.run
+        };
+        let path = Self::beginning(self.run.folder, network);
+        let supernet = &self.prepared.supernet;
+        let weights = (!run.resume)
+            .then(|| Parameters::load(&path, supernet, &self.networks[network]))
+            .transpose()?;
+        let healing = self.healing(network, weights, run);
+        let healed = healing.run(&mut |event| watch(Some(network), event))?;
+        match healed.steps < steps {
+            true => Ok(None),
+            false => Ok(validation_at(&folder, steps)?.map(of)),
+        }
+    }
+
+    /// The winner's training to the end, in the race's own folder.
+    fn finish(
+        &self,
+        winner: usize,
+        watch: &mut dyn FnMut(Option<usize>, TrainingEvent<'_>),
+    ) -> anyhow::Result<Healed> {
+        let (from, to) = (folder_of(self.run.folder, winner), self.run.folder);
+        let state = from.join(STATE);
+        if state.exists() {
+            let failed = || state.display().to_string();
+            fs::copy(from.join(METRICS), to.join(METRICS)).with_context(failed)?;
+            fs::rename(&state, to.join(STATE)).with_context(failed)?;
+        }
+        let run = TrainingRun {
+            resume: true,
+            ..self.run
+        };
+        let healed = self
+            .healing(winner, None, run)
+            .run(&mut |event| watch(None, event))?;
+        if !healed.is_interrupted {
+            for network in 0..self.networks.len() {
+                remove(&Self::beginning(self.run.folder, network))?;
+            }
+        }
+        Ok(healed)
+    }
+
+    fn healing<'h>(
+        &'h self,
+        network: usize,
+        weights: Option<Parameters>,
+        run: TrainingRun<'h>,
+    ) -> Healing<'h> {
+        Healing {
+            prepared: self.prepared,
+            config: &self.networks[network],
+            weights,
+            engine: self.engine.clone(),
+            settings: self.settings.clone(),
+            window_tokens: self.window_tokens,
+            validation_tokens: self.validation_tokens,
+            run,
+        }
+    }
+}
+
+fn folder_of(folder: &Path, network: usize) -> PathBuf {
+    folder.join(RACE).join((network + 1).to_string())
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| path.display().to_string())
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_networks_drop_out_each_time() {
+        assert!(rungs(1080, 1).is_err());
+        assert_eq!(rungs(1080, 2).unwrap(), [270]);
+        for networks in [3, 4] {
+            assert_eq!(rungs(1080, networks).unwrap(), [135, 270]);
+        }
+        assert_eq!(rungs(1080, 5).unwrap(), [67, 135, 270]);
+        assert_eq!(rungs(8, 4).unwrap(), [1, 2]);
+        let error = rungs(7, 4).unwrap_err().to_string();
+        assert!(error.contains("at least 8"), "{error}");
+    }
+}
