@@ -110,6 +110,14 @@ impl MlpConfig {
 }
 
 impl SubnetConfig {
+    /// Layers of which a block is left.
+    pub fn depth(&self) -> usize {
+        let layers = self.layers.iter();
+        layers
+            .filter(|layer| layer.attention.is_some() || layer.mlp.is_some())
+            .count()
+    }
+
     /// The full model as a sub-network of itself.
     pub fn full(model: &ModelConfig) -> Self {
         Self::uniform(

@@ -2,8 +2,10 @@
 //!
 //! What a network loses when it is cut does not tell what it loses once it is healed, but a part of the
 //! healing does. So all are healed for a part of the steps, the better half of them for twice as many, and so on
-//! (successive halving, 1502.07943); the last is healed to the end. What each learns in a leg is not learnt
-//! again: its training goes on, and the winner's is the one that it would have had alone.
+//! (successive halving, 1502.07943); the last is healed to the end. All read the same text in the same order, so
+//! they are held against each other by what they lost on it before they learnt it: on far more text than a
+//! validation has. What each learns in a leg is not learnt again: its training goes on, and the winner's is the
+//! one that it would have had alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use lathe_supernet::{Engine, Parameters, TrainSettings};
 use serde::Serialize;
 
 use crate::artefact::{WEIGHTS, write_yaml};
-use crate::training::{METRICS, STATE, TrainingEvent, TrainingRun, validation_at};
+use crate::training::{METRICS, STATE, TrainingEvent, TrainingRun, mean_loss, validation_at};
 use crate::{Healed, Healing, Prepared};
 
 /// Folder of the networks, in the race's.
@@ -50,6 +52,8 @@ pub struct Leg {
     pub network: usize,
     /// Its steps so far.
     pub steps: usize,
+    /// Mean loss of the second half of them, by which networks are compared.
+    pub training_loss: f64,
     /// Divergence from the full model after them, in nats per token.
     pub validation_kl: f64,
     /// Perplexity after them.
@@ -159,7 +163,7 @@ impl Race<'_> {
                     return Ok(raced);
                 };
                 raced.legs.push(leg);
-                scored.push((self.loss(&leg), network));
+                scored.push((leg.training_loss, network));
             }
             scored.sort_by(|a, b| a.0.total_cmp(&b.0));
             for (_, lost) in scored.split_off(scored.len().div_ceil(2)) {
@@ -171,12 +175,6 @@ impl Race<'_> {
         raced.winner = Some(winner);
         raced.healed = Some(self.finish(winner, watch)?);
         Ok(raced)
-    }
-
-    /// The loss that is trained, on text that is not trained on.
-    fn loss(&self, leg: &Leg) -> f64 {
-        let share = f64::from(self.settings.distill_share);
-        share * leg.validation_kl + (1.0 - share) * leg.validation_perplexity.ln()
     }
 
     /// The same networks as when it began.
@@ -205,14 +203,20 @@ impl Race<'_> {
         watch: &mut dyn FnMut(Option<usize>, TrainingEvent<'_>),
     ) -> anyhow::Result<Option<Leg>> {
         let folder = folder_of(self.run.folder, network);
-        let of = |[validation_kl, validation_perplexity]: [f64; 2]| Leg {
-            network,
-            steps,
-            validation_kl,
-            validation_perplexity,
+        let known = || -> anyhow::Result<Option<Leg>> {
+            let Some([validation_kl, validation_perplexity]) = validation_at(&folder, steps)? else {
+                return Ok(None);
+            };
+            Ok(Some(Leg {
+                network,
+                steps,
+                training_loss: mean_loss(&folder, steps / 2..=steps)?,
+                validation_kl,
+                validation_perplexity,
+            }))
         };
-        if let Some(known) = validation_at(&folder, steps)? {
-            return Ok(Some(of(known)));
+        if let Some(leg) = known()? {
+            return Ok(Some(leg));
         }
         let run = TrainingRun {
             folder: &folder,
@@ -229,7 +233,7 @@ impl Race<'_> {
         let healed = healing.run(&mut |event| watch(Some(network), event))?;
         match healed.steps < steps {
             true => Ok(None),
-            false => Ok(validation_at(&folder, steps)?.map(of)),
+            false => known(),
         }
     }
 

@@ -130,6 +130,62 @@ fn a_training_that_was_stopped_gives_the_same_weights() {
     assert_eq!(losses("straight"), losses("stopped"));
 }
 
+#[cfg(unix)]
+#[test]
+fn of_several_networks_the_one_that_heals_best_is_left() {
+    let (desk, config) = desk();
+    let mut other = config.clone();
+    other.layers[1].mlp = None;
+    let yaml = serde_yaml::to_string(&other).unwrap();
+    fs::write(desk.path("other.yaml"), yaml).unwrap();
+    let other = desk.text("other.yaml");
+    let race = |out: &str, more: &[&str]| {
+        let mut arguments = heal(&desk, out, more);
+        let at = arguments.iter().position(|a| a == "--subnet").unwrap();
+        arguments.insert(at + 1, other.clone());
+        arguments
+    };
+    let steps = ["--steps", "96", "--save-every", "7"];
+    let raced = desk.succeeds(&as_str(&race("raced", &steps)));
+    let raced: serde_json::Value = serde_json::from_str(&raced).unwrap();
+    let legs = raced["legs"].as_array().unwrap();
+    let of_leg = |leg: &serde_json::Value| (leg["network"].as_u64(), leg["steps"].as_u64());
+    let places: Vec<_> = legs.iter().map(of_leg).collect();
+    assert_eq!(places, [(Some(0), Some(24)), (Some(1), Some(24))]);
+    let losses: Vec<f64> = legs
+        .iter()
+        .map(|leg| leg["training_loss"].as_f64().unwrap())
+        .collect();
+    // The network that lacks a block more is the worse one.
+    assert!(losses[1] < losses[0], "{losses:?}");
+    assert_eq!(raced["winner"], 1);
+    assert_eq!(raced["healed"]["steps"], 96);
+    let left = fs::read_dir(desk.path("raced/race/1")).unwrap();
+    let mut left: Vec<_> = left.map(|file| file.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["metrics.jsonl", "subnet.yaml"]);
+
+    // It is what it would have been alone, and what it is after a race that was stopped.
+    desk.succeeds(&as_str(&heal(&desk, "alone", &steps)));
+    let begin = race("stopped", &steps);
+    let resume = race("stopped", &[&steps[..], &["--resume"]].concat());
+    assert!(desk.fails(&as_str(&resume)).contains("--resume"));
+    let stop = |arguments: &[String], at: &str, signal| desk.stop(&as_str(arguments), at, signal);
+    assert_eq!(stop(&begin, "stopped/race/1", "-KILL"), None);
+    assert!(desk.fails(&as_str(&begin)).contains("--resume"));
+    assert_eq!(stop(&resume, "stopped/race/2", "-INT"), Some(130));
+    assert_eq!(stop(&resume, "stopped", "-KILL"), None);
+    desk.succeeds(&as_str(&resume));
+    let weights = |out: &str| fs::read(desk.path(out).join("weights.safetensors")).unwrap();
+    assert!(weights("raced") == weights("alone"));
+    assert!(weights("raced") == weights("stopped"));
+    assert!(desk.fails(&as_str(&begin)).contains("finished"));
+    let minutes = race("timed", &["--minutes", "1"]);
+    assert!(desk.fails(&as_str(&minutes)).contains("--steps"));
+    let few = race("few", &["--steps", "3"]);
+    assert!(desk.fails(&as_str(&few)).contains("at least 4"));
+}
+
 #[test]
 fn what_cannot_be_healed_is_refused() {
     let (desk, _) = desk();

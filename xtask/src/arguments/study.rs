@@ -78,7 +78,8 @@ pub struct Front {
     /// Tokens of prompt and generation
     #[arg(long, default_value = "128+64", value_name = "P+G")]
     pub workload: Workload,
-    /// Folder for front.yaml and front.csv, and with limits for the best network as chosen.yaml
+    /// Folder for front.yaml and front.csv, and with limits for the best network as chosen.yaml and those of
+    /// fewer layers that may heal better, as depth-N.yaml
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Print as JSON

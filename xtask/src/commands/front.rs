@@ -2,7 +2,7 @@ use std::path::Path;
 
 use lathe_arch::Workload;
 use lathe_compress::{
-    Column, DeviceTables, LatencyObjective, Objective, Retarget, Retargeted, write_yaml,
+    Column, DeviceTables, LatencyObjective, Member, Objective, Retarget, Retargeted, write_yaml,
 };
 use lathe_search::Study;
 use serde::Serialize;
@@ -36,6 +36,9 @@ pub fn run(arguments: &Front) -> anyhow::Result<()> {
         found.front.write(folder)?;
         if let Some(chosen) = &found.chosen {
             write_yaml(&folder.join(CHOSEN), &chosen.subnet)?;
+        }
+        for member in &found.shallower {
+            write_yaml(&folder.join(shallower(member)), &member.subnet)?;
         }
     }
     if arguments.json {
@@ -73,6 +76,8 @@ struct Shown<'a> {
     knee: Option<usize>,
     /// Genome of the best that keeps the limits, where there are any.
     chosen: Option<&'a [usize]>,
+    /// Those of networks with fewer layers, which may be better once healed.
+    shallower: Vec<&'a [usize]>,
 }
 
 #[derive(Serialize)]
@@ -98,6 +103,7 @@ impl<'a> Shown<'a> {
             front: &found.front,
             knee: found.front.knee(),
             chosen: chosen.map(|chosen| &chosen.genome[..]),
+            shallower: found.shallower.iter().map(|m| &m.genome[..]).collect(),
         }
     }
 }
@@ -142,10 +148,22 @@ pub fn print(front: &lathe_compress::Front, knee: Option<usize>) {
     }
 }
 
+/// The file of a network with fewer layers than the best one.
+fn shallower(member: &Member) -> String {
+    format!("depth-{}.yaml", member.subnet.depth())
+}
+
 fn print_written(folder: &Path, found: &Retargeted) {
     println!("\nwrote front.yaml and front.csv in {}", folder.display());
     if found.chosen.is_some() {
         let chosen = folder.join(CHOSEN);
         println!("the best that keeps all limits: {}", chosen.display());
+        let shallower: Vec<String> = found.shallower.iter().map(shallower).collect();
+        if !shallower.is_empty() {
+            println!(
+                "fewer layers, and perhaps better once healed (heal takes several): {}",
+                shallower.join(", ")
+            );
+        }
     }
 }

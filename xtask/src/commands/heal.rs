@@ -214,11 +214,12 @@ fn print(arguments: &Heal, healed: &Healed) {
 }
 
 fn print_race(arguments: &Heal, raced: &Raced) {
-    println!("steps  divergence  perplexity  network");
+    println!("steps    loss  divergence  perplexity  network");
     for leg in &raced.legs {
         println!(
-            "{:>5} {:>11.4} {:>11.2}  {}",
+            "{:>5} {:>7.4} {:>11.4} {:>11.2}  {}",
             leg.steps,
+            leg.training_loss,
             leg.validation_kl,
             leg.validation_perplexity,
             arguments.subnet[leg.network].display()

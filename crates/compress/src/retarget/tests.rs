@@ -429,3 +429,31 @@ fn a_front_is_written_as_a_search_writes_its_own() {
     assert_eq!(json[0]["genome"], serde_json::json!([0, 0, 0, 0]));
     assert_eq!(json[0]["tpot_us"], front.members[0].values[0]);
 }
+
+#[test]
+fn networks_of_fewer_layers_stand_beside_the_best() {
+    let mut fixture = Fixture::new();
+    let device = [table("local", 1.0, 1.0)];
+    let second_alone = [0, 0, 2, 2];
+    let subnet = fixture.space.decode(&second_alone).unwrap();
+    let prediction = device[0].predict(&subnet, &"128+64".parse().unwrap());
+    let limits = Limits {
+        tpot_us: Some(prediction.unwrap().tpot_us),
+        ..Limits::default()
+    };
+    let ask = |fixture: &Fixture| fixture.ask(&device, &[TPOT, Objective::Kl], limits);
+    let least = ask(&fixture).unwrap().chosen.unwrap();
+    assert_eq!(least.subnet.depth(), 2);
+    for (times_more, expected) in [(1.2, vec![1]), (1.8, vec![]), (0.9, vec![])] {
+        for evaluation in &mut fixture.evaluations {
+            if evaluation.genome == second_alone {
+                evaluation.objectives[1] = times_more * least.values[1];
+            }
+        }
+        let found = ask(&fixture).unwrap();
+        let depths = found.shallower.iter().map(|member| member.subnet.depth());
+        assert_eq!(depths.collect::<Vec<_>>(), expected, "{times_more}");
+    }
+    let unlimited = fixture.ask(&device, &[TPOT], Limits::default()).unwrap();
+    assert!(unlimited.shallower.is_empty());
+}
