@@ -8,8 +8,8 @@ use lathe_search::{
     AdditiveOptions, AdditiveSearch, Choice, Costs, Genome, InTurn, Searcher, additive_front,
 };
 
-use crate::first::first_genomes;
 use crate::block_scores::Base;
+use crate::first::first_genomes;
 use crate::windows::REMOVED;
 use crate::{BlockScores, SubnetProblem};
 

@@ -217,16 +217,10 @@ impl<'a> List<'a> {
         let mut list = RandomSearch::new(self.blocks.problem.space(), &self.genomes, 0)?;
         let budget = self.genomes.len();
         progress(label, 0, total);
-        run(
-            &mut self.blocks,
-            &mut list,
-            &mut self.study,
-            budget,
-            |p| {
-                progress(label, (p.index + 1).saturating_sub(before), total);
-                ControlFlow::Continue(())
-            },
-        )?;
+        run(&mut self.blocks, &mut list, &mut self.study, budget, |p| {
+            progress(label, (p.index + 1).saturating_sub(before), total);
+            ControlFlow::Continue(())
+        })?;
         let mut evaluations = self.study.evaluations()?;
         evaluations.truncate(budget);
         Ok(evaluations.split_off(before.min(evaluations.len())))

@@ -10,6 +10,7 @@ mod artefact;
 mod baseline;
 mod block_scores;
 mod compare;
+mod depths;
 mod device;
 mod figure;
 mod finals;

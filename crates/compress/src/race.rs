@@ -21,7 +21,7 @@ use crate::training::{METRICS, STATE, TrainingEvent, TrainingRun, mean_loss, val
 use crate::{Healed, Healing, Prepared};
 
 /// Folder of the networks, in the race's.
-const RACE: &str = "race";
+pub(crate) const RACE: &str = "race";
 /// What each begins with, in its own.
 const BEGINNING: &str = "beginning.safetensors";
 /// Its choices.
@@ -80,6 +80,11 @@ impl Raced {
     }
 }
 
+/// How many networks `steps` steps allow a race of.
+pub(crate) fn most_networks(steps: usize) -> usize {
+    (1 << steps.max(2).ilog2()) / 2
+}
+
 /// Steps after which half of `networks` drop out each time, the last a quarter of all `steps`.
 fn rungs(steps: usize, networks: usize) -> anyhow::Result<Vec<usize>> {
     ensure!(networks > 1, "a race is between two networks at least");
@@ -89,7 +94,9 @@ fn rungs(steps: usize, networks: usize) -> anyhow::Result<Vec<usize>> {
         "{steps} steps are too few for a race of {networks} networks: give at least {}",
         2 << rounds
     );
-    Ok((0..rounds).map(|round| steps >> (rounds + 1 - round)).collect())
+    Ok((0..rounds)
+        .map(|round| steps >> (rounds + 1 - round))
+        .collect())
 }
 
 impl Race<'_> {
@@ -204,7 +211,8 @@ impl Race<'_> {
     ) -> anyhow::Result<Option<Leg>> {
         let folder = folder_of(self.run.folder, network);
         let known = || -> anyhow::Result<Option<Leg>> {
-            let Some([validation_kl, validation_perplexity]) = validation_at(&folder, steps)? else {
+            let Some([validation_kl, validation_perplexity]) = validation_at(&folder, steps)?
+            else {
                 return Ok(None);
             };
             Ok(Some(Leg {
@@ -310,6 +318,11 @@ mod tests {
         }
         assert_eq!(rungs(1080, 5).unwrap(), [67, 135, 270]);
         assert_eq!(rungs(8, 4).unwrap(), [1, 2]);
+        for steps in 4..100 {
+            let most = most_networks(steps);
+            assert!(rungs(steps, most).is_ok() && rungs(steps, most + 1).is_err());
+        }
+        assert_eq!(most_networks(3), 1);
         let error = rungs(7, 4).unwrap_err().to_string();
         assert!(error.contains("at least 8"), "{error}");
     }

@@ -3,12 +3,11 @@
 //! What a search pays for is quality, and that is the same on every device. What a network costs
 //! follows from a device's table, so a study need not be made again for it.
 
-use std::collections::BTreeMap;
-
 use anyhow::Context;
 use lathe_arch::{SearchSpace, Workload};
 use lathe_search::{Evaluation, StudyHeader, pareto_front};
 
+use crate::depths::{Deep, shallower};
 use crate::device::Device;
 use crate::front::{Column, Front, Member};
 use crate::problem::KL_DIVERGENCE;
@@ -39,14 +38,11 @@ pub struct Retargeted {
     pub front: Front,
     /// Where there are limits, the network nearest to the full model that keeps them.
     pub chosen: Option<Member>,
-    /// Networks of fewer layers that keep the limits and lose at most half as much again: of each number of
-    /// layers the one nearest to the full model, where none of still fewer is nearer. Healing may turn their
-    /// order.
+    /// Networks of fewer layers that keep the limits and diverge at most half as much again: of each number
+    /// of layers the one nearest to the full model, where none of still fewer is nearer. Healing may turn
+    /// their order.
     pub shallower: Vec<Member>,
 }
-
-/// How many times the divergence of the chosen network shallower ones may have.
-const SHALLOWER_LOSE: f64 = 1.5;
 
 /// Where the values of a column come from.
 struct Source<'a> {
@@ -90,7 +86,7 @@ impl Retarget<'_> {
         };
         let chosen = chosen.map(|chosen| self.member(chosen)).transpose()?;
         let shallower = match &chosen {
-            Some(chosen) => self.shallower(kept, &revalued, chosen)?,
+            Some(_) => self.shallower(kept, &revalued)?,
             None => Vec::new(),
         };
         Ok(Retargeted {
@@ -100,34 +96,22 @@ impl Retarget<'_> {
         })
     }
 
-    /// Networks with fewer layers than `chosen`, as [`Retargeted::shallower`] has them.
     fn shallower(
         &self,
         evaluations: &[Evaluation],
         revalued: &[Evaluation],
-        chosen: &Member,
     ) -> anyhow::Result<Vec<Member>> {
         let kl_index = self.kl_index()?;
-        let mut nearest: BTreeMap<usize, (f64, &Evaluation)> = BTreeMap::new();
-        let mut least = f64::INFINITY;
-        for (evaluation, revalued) in evaluations.iter().zip(revalued) {
-            let divergence = evaluation.objectives[kl_index];
-            least = least.min(divergence);
-            let depth = self.space.decode(&evaluation.genome)?.depth();
-            let known = nearest.entry(depth).or_insert((divergence, revalued));
-            if divergence < known.0 {
-                *known = (divergence, revalued);
-            }
-        }
-        let mut shallower = Vec::new();
-        let mut nearer_than = SHALLOWER_LOSE * least;
-        for (_, (divergence, revalued)) in nearest.range(..chosen.subnet.depth()) {
-            if *divergence < nearer_than {
-                nearer_than = *divergence;
-                shallower.push(self.member(revalued)?);
-            }
-        }
-        Ok(shallower)
+        let pairs = evaluations.iter().zip(revalued);
+        let deep = pairs.map(|(evaluation, revalued)| {
+            anyhow::Ok(Deep {
+                depth: self.space.decode(&evaluation.genome)?.depth(),
+                divergence: evaluation.objectives[kl_index],
+                network: revalued,
+            })
+        });
+        let found = shallower(deep.collect::<anyhow::Result<Vec<_>>>()?);
+        found.into_iter().map(|found| self.member(found)).collect()
     }
 
     fn check(&self) -> anyhow::Result<()> {

@@ -517,7 +517,7 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
         "--questions",
         "0",
         "--heal-steps",
-        "2",
+        "8",
         "--train-text",
         &lesson,
         "--distill-share",
@@ -551,7 +551,7 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
     let slowest_of_ours = ours.iter().map(latency).fold(0.0, f64::max);
     assert!(others.iter().all(|c| latency(c) >= slowest_of_ours));
     // Both searches, and the best baseline as published and refitted.
-    let healed = contenders.iter().filter(|c| c["healed"]["steps"] == 2);
+    let healed = contenders.iter().filter(|c| c["healed"]["steps"] == 8);
     assert_eq!(healed.count(), 4);
     let made = fs::read_dir(desk.path("compare")).unwrap();
     let mut names = made.map(|file| file.unwrap().file_name().into_string().unwrap());

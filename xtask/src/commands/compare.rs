@@ -169,7 +169,7 @@ fn print_ratios(compared: &Compared, ours: &Contender) {
             );
         }
     }
-    let increase = |c: &Contender| Some(c.healed?.log_perplexity_increase);
+    let increase = |c: &Contender| Some(c.healed.as_ref()?.log_perplexity_increase);
     let all = compared.at(ours.objective, ours.level).into_iter();
     let baselines = all.filter(|c| c.method.is_baseline()).filter_map(increase);
     if let (Some(of_ours), Some(best)) = (increase(ours), baselines.reduce(f64::min)) {

@@ -1,11 +1,11 @@
-//! Healing the winners and the best baselines alike.
+//! Healing the winners and the best baselines alike; of what a search found, the one that heals best.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use lathe_arch::Precision;
+use lathe_arch::{Precision, SubnetConfig};
 use lathe_supernet::{Cpu, Parameters};
 use serde::{Deserialize, Serialize};
 
@@ -13,16 +13,19 @@ use super::exam::Exam;
 use super::{Compared, Comparison, Contender, slug};
 use crate::artefact::{WEIGHTS, cached, write_text};
 use crate::prepared::WINDOW_TOKENS;
+use crate::race::{RACE, most_networks};
 use crate::training::{STATE, TrainingEvent, TrainingLength, TrainingRun};
-use crate::{Healing, Progress};
+use crate::{Healing, Progress, Race};
 
 /// Tokens of the validations at the beginning and at the end, of which no choice depends.
 const VALIDATION_TOKENS: usize = 1024;
+/// Networks of a search at one level that are healed to find the best, at most.
+const MOST_RACED: usize = 4;
 /// Steps between two states on the disk.
 const SAVE_EVERY: usize = 50;
 
 /// What healing made of a network.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HealedScore {
     /// Steps, each on two windows of text.
     pub steps: usize,
@@ -30,6 +33,16 @@ pub struct HealedScore {
     pub perplexity: f64,
     /// Its logarithm over the full model's.
     pub log_perplexity_increase: f64,
+    /// The network, where it is not the one that was cut but one of fewer layers that healed better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<SubnetConfig>,
+}
+
+/// A healed network.
+#[derive(Serialize, Deserialize)]
+struct Outcome {
+    log_perplexity: f64,
+    subnet: SubnetConfig,
 }
 
 /// How far an earlier run came with a network.
@@ -48,11 +61,12 @@ const KEY: &str = "key.txt";
 /// What `folder` holds of a healing with these settings; that of other settings is removed.
 fn begun(folder: &Path, key: &str) -> anyhow::Result<Begun> {
     let is_same = fs::read_to_string(folder.join(KEY)).is_ok_and(|found| found == key);
-    if is_same && folder.join(STATE).exists() {
-        return Ok(Begun::State);
-    }
-    if is_same && folder.join(WEIGHTS).exists() {
+    let has = |file: &str| is_same && folder.join(file).exists();
+    if has(WEIGHTS) && !has(STATE) {
         return Ok(Begun::Done);
+    }
+    if has(STATE) || has(RACE) {
+        return Ok(Begun::State);
     }
     let failed = || folder.display().to_string();
     if folder.exists() {
@@ -79,11 +93,14 @@ impl Comparison<'_> {
             for &level in &self.levels {
                 for index in Self::winners(compared, objective, level) {
                     let contender = &compared.contenders[index];
-                    let score = self.healed(contender, exam, progress)?;
+                    let outcome = self.healed(contender, exam, progress)?;
+                    let score = outcome.log_perplexity;
+                    let subnet = Some(outcome.subnet).filter(|s| *s != contender.subnet);
                     compared.contenders[index].healed = Some(HealedScore {
                         steps: self.heal_steps,
                         perplexity: score.exp(),
                         log_perplexity_increase: score - base,
+                        subnet,
                     });
                 }
             }
@@ -91,62 +108,49 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Log-perplexity of one network after it was healed.
+    /// What healing makes of a contender.
     fn healed(
         &self,
         contender: &Contender,
         exam: &Exam,
         progress: Progress<'_>,
-    ) -> anyhow::Result<f64> {
+    ) -> anyhow::Result<Outcome> {
         let of = (contender.objective.name(), contender.level);
         let name = format!("healed-{}-{}-{}", slug(contender.made_by()), of.0, of.1);
+        let networks = [
+            std::slice::from_ref(&contender.subnet),
+            &contender.shallower,
+        ];
+        let mut networks = networks.concat();
+        networks.truncate(most_networks(self.heal_steps).min(MOST_RACED));
         let key = format!(
-            "{} steps, {:?}, text {:016x}, {} {} {:?}",
+            "{} steps, {:?}, text {:016x}, {} {} {networks:?}",
             self.heal_steps,
             self.heal_settings,
             self.prepared.training_digest(),
             self.score_key(exam),
             contender.is_corrected,
-            contender.subnet
         );
         let path = self.folder.join(format!("{name}.json"));
         let folder = self.folder.join(format!("{name}.unfinished"));
-        let score = cached(&path, &key, || {
+        let outcome = cached(&path, &key, || {
             let begun = begun(&folder, &key)?;
-            let label = format!("healing {}", contender.name());
             if begun != Begun::Done {
-                let weights = (begun == Begun::Nothing)
-                    .then(|| self.weights_of(contender, progress))
-                    .transpose()?;
-                let healing = Healing {
-                    prepared: self.prepared,
-                    engine: Arc::new(Cpu::new(&self.prepared.supernet)),
-                    config: &contender.subnet,
-                    weights,
-                    settings: self.heal_settings.clone(),
-                    window_tokens: WINDOW_TOKENS,
-                    validation_tokens: VALIDATION_TOKENS,
-                    run: TrainingRun {
-                        length: TrainingLength::Steps(self.heal_steps),
-                        save_every: SAVE_EVERY,
-                        validate_every: self.heal_steps,
-                        folder: &folder,
-                        resume: begun == Begun::State,
-                        pause_at: None,
-                        is_interrupted: &|| false,
-                    },
-                };
-                healing.run(&mut |event| {
-                    if let TrainingEvent::Trained { report, .. } = event {
-                        progress(&label, report.step, self.heal_steps);
-                    }
-                })?;
+                let is_begun = begun == Begun::State;
+                match &networks[..] {
+                    [one] => self.heal_one((contender, one), &folder, is_begun, progress)?,
+                    several => self.race((contender, several), &folder, is_begun, progress)?,
+                }
             }
             let supernet = &self.prepared.supernet;
-            let weights = folder.join(WEIGHTS);
-            let weights = Parameters::load(&weights, supernet, &contender.subnet)?;
-            let healed = weights.subnet(supernet, &contender.subnet)?;
-            exam.log_perplexity(&healed)
+            let subnet = crate::read_subnet(&folder, self.prepared.model())?.config;
+            let weights = Parameters::load(&folder.join(WEIGHTS), supernet, &subnet)?;
+            let healed = weights.subnet(supernet, &subnet)?;
+            let log_perplexity = exam.log_perplexity(&healed)?;
+            Ok(Outcome {
+                log_perplexity,
+                subnet,
+            })
         })
         .with_context(|| {
             let folder = folder.display();
@@ -156,19 +160,95 @@ impl Comparison<'_> {
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
         }
-        Ok(score)
+        Ok(outcome)
+    }
+
+    fn heal_one(
+        &self,
+        (contender, config): (&Contender, &SubnetConfig),
+        folder: &Path,
+        is_begun: bool,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<()> {
+        let weights = (!is_begun)
+            .then(|| self.weights_of(contender, config, progress))
+            .transpose()?;
+        let healing = Healing {
+            prepared: self.prepared,
+            engine: Arc::new(Cpu::new(&self.prepared.supernet)),
+            config,
+            weights,
+            settings: self.heal_settings.clone(),
+            window_tokens: WINDOW_TOKENS,
+            validation_tokens: VALIDATION_TOKENS,
+            run: self.heal_run(folder, is_begun),
+        };
+        let label = format!("healing {}", contender.name());
+        healing.run(&mut |event| self.show_healing(&label, &event, progress))?;
+        Ok(())
+    }
+
+    fn race(
+        &self,
+        (contender, networks): (&Contender, &[SubnetConfig]),
+        folder: &Path,
+        is_begun: bool,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<()> {
+        for (at, network) in networks.iter().enumerate() {
+            if !Race::beginning(folder, at).exists() {
+                let weights = self.weights_of(contender, network, progress)?;
+                Race::line_up(folder, at, &weights, self.prepared)?;
+            }
+        }
+        let race = Race {
+            prepared: self.prepared,
+            networks,
+            engine: Arc::new(Cpu::new(&self.prepared.supernet)),
+            settings: self.heal_settings.clone(),
+            window_tokens: WINDOW_TOKENS,
+            validation_tokens: VALIDATION_TOKENS,
+            run: self.heal_run(folder, is_begun),
+        };
+        race.run(&mut |network, event| {
+            let of = network.map_or(String::new(), |at| {
+                format!(" ({} layers)", networks[at].depth())
+            });
+            let label = format!("healing {}{of}", contender.name());
+            self.show_healing(&label, &event, progress);
+        })?;
+        Ok(())
+    }
+
+    fn heal_run<'f>(&self, folder: &'f Path, resume: bool) -> TrainingRun<'f> {
+        TrainingRun {
+            length: TrainingLength::Steps(self.heal_steps),
+            save_every: SAVE_EVERY,
+            validate_every: self.heal_steps,
+            folder,
+            resume,
+            pause_at: None,
+            is_interrupted: &|| false,
+        }
+    }
+
+    fn show_healing(&self, label: &str, event: &TrainingEvent<'_>, progress: Progress<'_>) {
+        if let TrainingEvent::Trained { report, .. } = event {
+            progress(label, report.step, self.heal_steps);
+        }
     }
 
     /// The weights that healing begins with.
     fn weights_of(
         &self,
         contender: &Contender,
+        network: &SubnetConfig,
         progress: Progress<'_>,
     ) -> anyhow::Result<Parameters> {
         let own = self.supernet_of(contender.made_by())?;
         let supernet = own.as_ref().unwrap_or(&self.prepared.supernet);
         // Rounded weights have no gradient: they are rounded when they are used.
-        let mut cut = supernet.cut(&contender.subnet.clone().with_precision(Precision::F32))?;
+        let mut cut = supernet.cut(&network.clone().with_precision(Precision::F32))?;
         if contender.is_corrected {
             cut = self.prepared.correct(cut, progress)?;
         }
@@ -187,8 +267,12 @@ mod tests {
         assert_eq!(begun(&folder, "40 steps").unwrap(), Begun::Nothing);
         // Nothing was saved yet.
         assert_eq!(begun(&folder, "40 steps").unwrap(), Begun::Nothing);
+        fs::create_dir(folder.join(RACE)).unwrap();
+        assert_eq!(begun(&folder, "40 steps").unwrap(), Begun::State);
+        fs::remove_dir(folder.join(RACE)).unwrap();
         fs::write(folder.join(STATE), "as of step 20").unwrap();
         assert_eq!(begun(&folder, "40 steps").unwrap(), Begun::State);
+        fs::create_dir(folder.join(RACE)).unwrap();
         fs::rename(folder.join(STATE), folder.join(WEIGHTS)).unwrap();
         assert_eq!(begun(&folder, "40 steps").unwrap(), Begun::Done);
         assert_eq!(begun(&folder, "50 steps").unwrap(), Begun::Nothing);

@@ -105,6 +105,9 @@ pub struct Contender {
     pub log_perplexity_increase: f64,
     /// Right answers, where questions were asked.
     pub accuracy: Option<Accuracy>,
+    /// Networks of fewer layers that a search found besides: healing finds out which of all is the best.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shallower: Vec<SubnetConfig>,
     /// Measured latencies, of the winners.
     pub measured: Option<NetworkLatency>,
     /// What healing makes of the winners.
@@ -345,6 +348,7 @@ impl Comparison<'_> {
             perplexity: score.exp(),
             log_perplexity_increase: score - base,
             accuracy: None,
+            shallower: Vec::new(),
             measured: None,
             healed: None,
         })

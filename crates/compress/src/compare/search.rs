@@ -7,6 +7,7 @@ use lathe_supernet::{Evaluator, Recovery, Split};
 use super::exam::Exam;
 use super::{Comparison, Contender, Method};
 use crate::artefact::cached;
+use crate::depths::{Deep, shallower};
 use crate::finals::Finals;
 use crate::search::KeptSearch;
 use crate::{BlockScores, LatencyObjective, Progress, SubnetProblem};
@@ -59,7 +60,19 @@ impl Comparison<'_> {
                 let cut = finals.best(&found, space, progress)?;
                 let (by, score) = ((method, is_refitted), exam.log_perplexity(&cut)?);
                 let (subnet, scores) = (cut.config().clone(), [exam.base, score]);
-                let found = self.contender(&limit, level, by, subnet, scores)?;
+                let deep = found.iter().map(|evaluation| {
+                    let network = space.decode(&evaluation.genome)?;
+                    anyhow::Ok(Deep {
+                        depth: network.depth(),
+                        divergence: evaluation.objectives[1],
+                        network,
+                    })
+                });
+                let deep = deep.collect::<anyhow::Result<Vec<_>>>()?;
+                let found = Contender {
+                    shallower: shallower(deep),
+                    ..self.contender(&limit, level, by, subnet, scores)?
+                };
                 if !self.prepared.corrects_drift() {
                     return Ok(found);
                 }
