@@ -10,6 +10,7 @@ use lathe_search::{
 
 use crate::block_scores::Base;
 use crate::first::first_genomes;
+use crate::shallow::shallow_genomes;
 use crate::windows::REMOVED;
 use crate::{BlockScores, SubnetProblem};
 
@@ -138,17 +139,23 @@ fn additive_options(
     let of_share = |(at, share)| (!shares[..at].contains(share)).then(|| saving(*share));
     let savings: Vec<f64> = shares.iter().enumerate().filter_map(of_share).collect();
     let mut recommended: Vec<Genome> = Vec::new();
-    for front in &fronts {
+    let around_full = variables(&scores.bases()[0]);
+    for (at, front) in fronts.iter().enumerate() {
         let dearest = front.last().map_or(0.0, |point| point.cost);
         for saving in savings.iter().filter(|saving| **saving <= dearest) {
             let best = front.iter().rfind(|point| point.cost <= *saving);
             recommended.extend(best.map(|point| point.genome.clone()));
         }
+        if at == 0 {
+            for saving in &savings {
+                recommended.extend(shallow_genomes(space, &around_full, *saving)?);
+            }
+        }
     }
     let cheapest = fronts[0].first().map_or(0.0, |point| point.cost);
     Ok(AdditiveOptions {
         first: first_genomes(space, problem.first(), &recommended),
-        variables: variables(&scores.bases()[0]),
+        variables: around_full,
         costs: match wanted {
             Costs::Between(shares) => {
                 let least = saving(*shares.start()).max(cheapest);

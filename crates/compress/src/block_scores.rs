@@ -64,8 +64,8 @@ impl Problem for OneBlock<'_> {
 }
 
 impl BlockScores {
-    /// Measures the blocks, or what an interrupted measurement at `path` has left. Scores of
-    /// another super-network, text or space are replaced.
+    /// Measures the blocks of the full model, or what an interrupted measurement at `path` has left. Scores
+    /// of another super-network, text or space are replaced.
     ///
     /// # Errors
     /// When the file cannot be used or written.
@@ -76,14 +76,23 @@ impl BlockScores {
         progress: Progress<'_>,
     ) -> anyhow::Result<Self> {
         let mut list = List::open(problem, evaluator, path)?;
+        Self::of_full(problem, &mut list, progress)
+    }
+
+    /// The same, and the blocks of networks without a window of layers: they are worth the time where
+    /// networks are healed.
+    ///
+    /// # Errors
+    /// As for [`Self::measure`].
+    pub fn measure_with_windows(
+        problem: &SubnetProblem<'_>,
+        evaluator: &Evaluator<'_>,
+        path: &Path,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Self> {
+        let mut list = List::open(problem, evaluator, path)?;
+        let mut scores = Self::of_full(problem, &mut list, progress)?;
         let full = problem.search_space().full_genome();
-        let cuts = single_cuts(problem, &full);
-        let label = "scoring blocks";
-        let evaluations = list.score(cuts, label, progress)?;
-        let mut scores = Self {
-            bases: vec![Base::of(full.clone(), 0.0, &evaluations)],
-            genes: genes(problem),
-        };
         let layer_losses = scores.layer_losses(problem.search_space());
         for size in window_sizes(problem.search_space()) {
             let windows = likely_windows(&layer_losses, size).into_iter();
@@ -101,6 +110,20 @@ impl BlockScores {
             scores.bases.push(base);
         }
         Ok(scores)
+    }
+
+    fn of_full(
+        problem: &SubnetProblem<'_>,
+        list: &mut List<'_>,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<Self> {
+        let full = problem.search_space().full_genome();
+        let cuts = single_cuts(problem, &full);
+        let evaluations = list.score(cuts, "scoring blocks", progress)?;
+        Ok(Self {
+            bases: vec![Base::of(full, 0.0, &evaluations)],
+            genes: genes(problem),
+        })
     }
 
     /// The full model, and then networks without windows of layers.

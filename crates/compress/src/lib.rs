@@ -30,6 +30,7 @@ mod report;
 mod retarget;
 mod sampling;
 mod search;
+mod shallow;
 mod tables;
 mod task;
 mod training;

@@ -63,10 +63,14 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
         true => searcher(arguments, &problem, None)?,
         false => {
             let path = arguments.study.with_extension("blocks.db");
-            let scores =
-                BlockScores::measure(&problem, &blocks, &path, &mut |label, done, total| {
+            let scores = BlockScores::measure_with_windows(
+                &problem,
+                &blocks,
+                &path,
+                &mut |label, done, total| {
                     steps.show(label, done, total);
-                })?;
+                },
+            )?;
             let wanted = wanted(arguments, &problem)?;
             searcher(arguments, &problem, Some((&scores, &wanted)))?
         }

@@ -32,7 +32,7 @@ impl Comparison<'_> {
         let tpot = LatencyObjective::Tpot;
         let scored = SubnetProblem::new(&blocks, space, table, workload, tpot)?;
         let path = self.folder.join(format!("blocks-{}.db", method.slug()));
-        let scores = BlockScores::measure(&scored, &blocks, &path, progress)?;
+        let scores = BlockScores::measure_with_windows(&scored, &blocks, &path, progress)?;
         let problem = SubnetProblem::new(&evaluator, space, table, workload, objective)?;
         let mut problem = problem.begun_with(self.prepared.trained());
         let label = format!("searching {} for {}", method.name(), objective.name());
