@@ -57,9 +57,8 @@ pub(crate) fn shallow_genomes(
 
 #[cfg(test)]
 mod tests {
-    use lathe_arch::{ModelConfig, SpaceSpec};
-
     use super::*;
+    use crate::windows::tests::space;
 
     /// Every block costs 1 and loses less the later it is; sizes between are linear in both.
     fn variables(space: &SearchSpace) -> Vec<Vec<Choice>> {
@@ -72,15 +71,6 @@ mod tests {
                 .collect()
         };
         genes.map(variable).collect()
-    }
-
-    fn space(kv_heads: Vec<usize>) -> SearchSpace {
-        let model = ModelConfig::smollm2_135m();
-        let choices = SpaceSpec {
-            kv_heads,
-            ..SpaceSpec::standard(&model)
-        };
-        SearchSpace::new(&model, "smollm2-135m", &choices).unwrap()
     }
 
     #[test]

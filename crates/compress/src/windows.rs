@@ -46,12 +46,13 @@ pub(crate) fn without_window(full: &[usize], window: &Range<usize>) -> Genome {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use lathe_arch::{ModelConfig, SpaceSpec};
 
     use super::*;
 
-    fn space(kv_heads: Vec<usize>) -> SearchSpace {
+    /// The choices of SmolLM2-135M with these numbers of KV groups.
+    pub(crate) fn space(kv_heads: Vec<usize>) -> SearchSpace {
         let model = ModelConfig::smollm2_135m();
         let choices = SpaceSpec {
             kv_heads,
