@@ -106,7 +106,7 @@ fn additive_options(
     let space = problem.search_space();
     let full = space.full_genome();
     let full_us = problem.cost_us(&full, weights);
-    let variables = |base: &Base| -> Vec<Vec<Choice>> {
+    let variables_around = |base: &Base| -> Vec<Vec<Choice>> {
         let of_gene = |(gene, count): (usize, usize)| {
             let cost = |choice: usize| {
                 let mut genome = full.clone();
@@ -122,11 +122,8 @@ fn additive_options(
         let genes = space.cardinalities().into_iter().enumerate();
         genes.map(of_gene).collect()
     };
-    let fronts = scores.bases().iter().map(|base| {
-        let variables = variables(base);
-        additive_front(&variables)
-    });
-    let fronts = fronts.collect::<Result<Vec<_>, _>>()?;
+    let variables = variables_around(scores.full());
+    let front = additive_front(&variables)?;
     let saving = |share: f64| (share - 1.0) * full_us;
     let shares: Vec<f64> = match wanted {
         Costs::Between(shares) => {
@@ -139,23 +136,25 @@ fn additive_options(
     let of_share = |(at, share)| (!shares[..at].contains(share)).then(|| saving(*share));
     let savings: Vec<f64> = shares.iter().enumerate().filter_map(of_share).collect();
     let mut recommended: Vec<Genome> = Vec::new();
-    let around_full = variables(&scores.bases()[0]);
-    for (at, front) in fronts.iter().enumerate() {
+    for saving in &savings {
+        let best = front.iter().rfind(|point| point.cost <= *saving);
+        recommended.extend(best.map(|point| point.genome.clone()));
+    }
+    for saving in &savings {
+        recommended.extend(shallow_genomes(space, &variables, *saving)?);
+    }
+    for base in scores.without_windows() {
+        let front = additive_front(&variables_around(base))?;
         let dearest = front.last().map_or(0.0, |point| point.cost);
         for saving in savings.iter().filter(|saving| **saving <= dearest) {
             let best = front.iter().rfind(|point| point.cost <= *saving);
             recommended.extend(best.map(|point| point.genome.clone()));
         }
-        if at == 0 {
-            for saving in &savings {
-                recommended.extend(shallow_genomes(space, &around_full, *saving)?);
-            }
-        }
     }
-    let cheapest = fronts[0].first().map_or(0.0, |point| point.cost);
+    let cheapest = front.first().map_or(0.0, |point| point.cost);
     Ok(AdditiveOptions {
         first: first_genomes(space, problem.first(), &recommended),
-        variables: around_full,
+        variables,
         costs: match wanted {
             Costs::Between(shares) => {
                 let least = saving(*shares.start()).max(cheapest);

@@ -18,7 +18,7 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 /// File of a trained sub-network's weights, beside its choices.
 pub(crate) const WEIGHTS: &str = "weights.safetensors";
 /// File of the choices in a folder.
-const SUBNET: &str = "subnet.yaml";
+pub(crate) const SUBNET: &str = "subnet.yaml";
 
 /// A sub-network in a file.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,6 +98,19 @@ pub(crate) fn read_bounded<T>(
         name()
     );
     parse(&text).with_context(name)
+}
+
+/// Removes a file, where it is there.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove_file(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| path.display().to_string())
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Writes a value as YAML.

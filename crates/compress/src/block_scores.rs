@@ -18,8 +18,9 @@ use crate::{Progress, SubnetProblem};
 /// KL divergence from the full model when one gene differs from it, or from a network that lacks a window
 /// of layers.
 pub struct BlockScores {
-    /// Around the full model, and then around networks without windows.
-    bases: Vec<Base>,
+    full: Base,
+    /// Networks without a window of layers.
+    without_windows: Vec<Base>,
     genes: Vec<Gene>,
 }
 
@@ -107,7 +108,7 @@ impl BlockScores {
             let label = format!("scoring blocks without {size} layers");
             let evaluations = list.score(cuts, &label, progress)?;
             let base = Base::of(best.genome.clone(), loss(&best), &evaluations);
-            scores.bases.push(base);
+            scores.without_windows.push(base);
         }
         Ok(scores)
     }
@@ -121,20 +122,25 @@ impl BlockScores {
         let cuts = single_cuts(problem, &full);
         let evaluations = list.score(cuts, "scoring blocks", progress)?;
         Ok(Self {
-            bases: vec![Base::of(full, 0.0, &evaluations)],
+            full: Base::of(full, 0.0, &evaluations),
+            without_windows: Vec::new(),
             genes: genes(problem),
         })
     }
 
-    /// The full model, and then networks without windows of layers.
-    pub(crate) fn bases(&self) -> &[Base] {
-        &self.bases
+    /// The full model.
+    pub(crate) fn full(&self) -> &Base {
+        &self.full
+    }
+
+    /// Networks without a window of layers, where they were measured.
+    pub(crate) fn without_windows(&self) -> &[Base] {
+        &self.without_windows
     }
 
     /// What the layers lose that are removed one by one, as a sum of their blocks.
     fn layer_losses(&self, space: &SearchSpace) -> Vec<f64> {
-        let full = &self.bases[0];
-        let of_gene = |gene| self.loss(full, gene, REMOVED);
+        let of_gene = |gene| self.loss(&self.full, gene, REMOVED);
         let pairs = 0..space.gene_pairs();
         pairs
             .map(|pair| of_gene(2 * pair) + of_gene(2 * pair + 1))

@@ -39,7 +39,7 @@ mod windows;
 
 pub use adapter::Adapter;
 pub use additive::{additive_search, default_shares, recommended};
-pub use artefact::{StoredSubnet, read_subnet, write_json, write_text, write_yaml};
+pub use artefact::{StoredSubnet, read_subnet, remove_file, write_json, write_text, write_yaml};
 pub use baseline::{Baseline, UniformPruning, uniform_prunings};
 pub use block_scores::BlockScores;
 pub use compare::{Compared, Comparison, Contender, HealedScore, Method, Quiz};

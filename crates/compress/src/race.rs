@@ -16,16 +16,12 @@ use lathe_arch::SubnetConfig;
 use lathe_supernet::{Engine, Parameters, TrainSettings};
 use serde::Serialize;
 
-use crate::artefact::{WEIGHTS, write_yaml};
-use crate::training::{METRICS, STATE, TrainingEvent, TrainingRun, mean_loss, validation_at};
+use crate::artefact::{SUBNET, WEIGHTS, remove_file, write_yaml};
+use crate::training::{METRICS, RACE, STATE, TrainingEvent, TrainingRun, mean_loss, validation_at};
 use crate::{Healed, Healing, Prepared};
 
-/// Folder of the networks, in the race's.
-pub(crate) const RACE: &str = "race";
 /// What each begins with, in its own.
 const BEGINNING: &str = "beginning.safetensors";
-/// Its choices.
-const SUBNET: &str = "subnet.yaml";
 
 /// Several networks that are healed until one is left.
 pub struct Race<'a> {
@@ -106,10 +102,15 @@ impl Race<'_> {
     /// When `folder` holds what must not be there, or nothing to resume.
     pub fn check_folder(folder: &Path, resume: bool) -> anyhow::Result<()> {
         let shown = folder.display();
-        let is_begun = folder.join(RACE).exists() || folder.join(STATE).exists();
+        let [is_begun, has_state, is_made] =
+            [RACE, STATE, WEIGHTS].map(|file| folder.join(file).exists());
         ensure!(
-            folder.join(STATE).exists() || !folder.join(WEIGHTS).exists(),
+            has_state || !is_made,
             "{shown} holds a finished training: name another folder"
+        );
+        ensure!(
+            is_begun || !has_state,
+            "{shown} holds an unfinished training of one network: name another folder"
         );
         ensure!(
             resume || !is_begun,
@@ -174,7 +175,7 @@ impl Race<'_> {
             }
             scored.sort_by(|a, b| a.0.total_cmp(&b.0));
             for (_, lost) in scored.split_off(scored.len().div_ceil(2)) {
-                remove(&folder_of(self.run.folder, lost).join(STATE))?;
+                remove_file(&folder_of(self.run.folder, lost).join(STATE))?;
             }
             running = scored.into_iter().map(|(_, network)| network).collect();
         }
@@ -199,6 +200,12 @@ impl Race<'_> {
                 path.display()
             );
         }
+        let more = folder_of(self.run.folder, self.networks.len());
+        ensure!(
+            !more.exists(),
+            "{} is another network: the race was begun with more",
+            more.display()
+        );
         Ok(())
     }
 
@@ -267,7 +274,7 @@ impl Race<'_> {
             .run(&mut |event| watch(None, event))?;
         if !healed.is_interrupted {
             for network in 0..self.networks.len() {
-                remove(&Self::beginning(self.run.folder, network))?;
+                remove_file(&Self::beginning(self.run.folder, network))?;
             }
         }
         Ok(healed)
@@ -294,15 +301,6 @@ impl Race<'_> {
 
 fn folder_of(folder: &Path, network: usize) -> PathBuf {
     folder.join(RACE).join((network + 1).to_string())
-}
-
-fn remove(path: &Path) -> anyhow::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| path.display().to_string())
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
 }
 
 #[cfg(test)]

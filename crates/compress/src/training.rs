@@ -10,10 +10,12 @@ use anyhow::{Context, ensure};
 use lathe_supernet::{Quality, StepReport, SupernetError, Trainer};
 use serde::{Deserialize, Serialize};
 
-use crate::artefact::write_text;
+use crate::artefact::{remove_file, write_text};
 
 /// What the next step depends on, while a training is unfinished.
 pub(crate) const STATE: &str = "state.safetensors";
+/// Folder of the networks of a race, in the race's.
+pub(crate) const RACE: &str = "race";
 /// One line a step, and one for every network of a validation.
 pub(crate) const METRICS: &str = "metrics.jsonl";
 /// Steps after which it is known how long one takes.
@@ -146,6 +148,10 @@ impl TrainingRun<'_> {
             "{folder} holds an unfinished training: go on with --resume, or name another folder"
         );
         ensure!(
+            has_state || is_made || !self.folder.join(RACE).exists(),
+            "{folder} holds an unfinished race: name its networks and --resume, or another folder"
+        );
+        ensure!(
             has_state || !is_made,
             "{folder} holds a finished training: name another folder"
         );
@@ -233,12 +239,7 @@ impl TrainingRun<'_> {
 
     /// Removes the state. Last: until what was trained is written, the training can go on.
     pub(crate) fn forget_state(&self) -> anyhow::Result<()> {
-        match fs::remove_file(self.state()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).context(self.state().display().to_string())
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        remove_file(&self.state())
     }
 
     /// What is left when a training goes wrong.

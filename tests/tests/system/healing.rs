@@ -175,6 +175,19 @@ fn of_several_networks_the_one_that_heals_best_is_left() {
     assert!(desk.fails(&as_str(&begin)).contains("--resume"));
     assert_eq!(stop(&resume, "stopped/race/2", "-INT"), Some(130));
     assert_eq!(stop(&resume, "stopped", "-KILL"), None);
+    // Neither one network alone nor more of them go on with a race.
+    let alone = heal(&desk, "mixed", &steps);
+    assert_eq!(stop(&race("mixed", &steps), "mixed/race/1", "-KILL"), None);
+    assert!(desk.fails(&as_str(&alone)).contains("race"));
+    fs::create_dir(desk.path("mixed/race/3")).unwrap();
+    let more = race("mixed", &[&steps[..], &["--resume"]].concat());
+    assert!(desk.fails(&as_str(&more)).contains("begun with more"));
+    // Nor does a race begin over one that is unfinished.
+    let single = heal(&desk, "single", &steps);
+    assert_eq!(stop(&single, "single", "-INT"), Some(130));
+    let over = race("single", &[&steps[..], &["--resume"]].concat());
+    assert!(desk.fails(&as_str(&over)).contains("one network"));
+
     desk.succeeds(&as_str(&resume));
     let weights = |out: &str| fs::read(desk.path(out).join("weights.safetensors")).unwrap();
     assert!(weights("raced") == weights("alone"));

@@ -2,7 +2,8 @@ use std::path::Path;
 
 use lathe_arch::Workload;
 use lathe_compress::{
-    Column, DeviceTables, LatencyObjective, Member, Objective, Retarget, Retargeted, write_yaml,
+    Column, DeviceTables, LatencyObjective, Member, Objective, Retarget, Retargeted, remove_file,
+    write_yaml,
 };
 use lathe_search::Study;
 use serde::Serialize;
@@ -36,6 +37,10 @@ pub fn run(arguments: &Front) -> anyhow::Result<()> {
         found.front.write(folder)?;
         if let Some(chosen) = &found.chosen {
             write_yaml(&folder.join(CHOSEN), &chosen.subnet)?;
+        }
+        // What an earlier front left would be taken for this one's.
+        for depth in 0..=first.model.dimensions.num_hidden_layers {
+            remove_file(&folder.join(of_depth(depth)))?;
         }
         for member in &found.shallower {
             write_yaml(&folder.join(shallower(member)), &member.subnet)?;
@@ -150,7 +155,11 @@ pub fn print(front: &lathe_compress::Front, knee: Option<usize>) {
 
 /// The file of a network with fewer layers than the best one.
 fn shallower(member: &Member) -> String {
-    format!("depth-{}.yaml", member.subnet.depth())
+    of_depth(member.subnet.depth())
+}
+
+fn of_depth(depth: usize) -> String {
+    format!("depth-{depth}.yaml")
 }
 
 fn print_written(folder: &Path, found: &Retargeted) {

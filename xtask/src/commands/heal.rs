@@ -98,6 +98,10 @@ impl Job<'_> {
         passages: Option<Vec<String>>,
     ) -> anyhow::Result<ExitCode> {
         let training = &self.arguments.training;
+        ensure!(
+            self.arguments.adapter.adapter.is_none() || subnets.iter().all(|s| s.weights.is_none()),
+            "--adapter: one of the networks was healed and has weights of its own: leave one of both away"
+        );
         Race::check_folder(&training.out, training.resume)?;
         let mut prepared = self.line_up(subnets)?;
         if let Some(passages) = passages {

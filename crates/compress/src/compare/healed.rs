@@ -13,8 +13,8 @@ use super::exam::Exam;
 use super::{Compared, Comparison, Contender, slug};
 use crate::artefact::{WEIGHTS, cached, write_text};
 use crate::prepared::WINDOW_TOKENS;
-use crate::race::{RACE, most_networks};
-use crate::training::{STATE, TrainingEvent, TrainingLength, TrainingRun};
+use crate::race::most_networks;
+use crate::training::{RACE, STATE, TrainingEvent, TrainingLength, TrainingRun};
 use crate::{Healing, Progress, Race};
 
 /// Tokens of the validations at the beginning and at the end, of which no choice depends.
