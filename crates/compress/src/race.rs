@@ -2,9 +2,9 @@
 //!
 //! What a network loses when it is cut does not tell what it loses once it is healed, but a part of the
 //! healing does. So all are healed for a part of the steps, the better half of them for twice as many, and so on
-//! (successive halving, 1502.07943); the last is healed to the end. All read the same text in the same order, so
-//! they are held against each other by what they lost on it before they learnt it: on far more text than a
-//! validation has. What each learns in a leg is not learnt again: its training goes on, and the winner's is the
+//! (successive halving, 1502.07943); the last is healed to the end. One whose training goes wrong drops out. All read the same text in the same order, so
+//! they are held against each other by what they lost on it before they learnt it, text by text: on far more of
+//! it than a validation has. What each learns in a leg is not learnt again: its training goes on, and the winner's is the
 //! one that it would have had alone.
 
 use std::fs;
@@ -13,11 +13,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use lathe_arch::SubnetConfig;
-use lathe_supernet::{Engine, Parameters, TrainSettings};
+use lathe_profiler::statistics::{mean, median};
+use lathe_supernet::{Engine, Parameters, SupernetError, TrainSettings};
 use serde::Serialize;
 
 use crate::artefact::{SUBNET, WEIGHTS, remove_file, write_yaml};
-use crate::training::{METRICS, RACE, STATE, TrainingEvent, TrainingRun, mean_loss, validation_at};
+use crate::training::{METRICS, RACE, STATE, TrainingEvent, TrainingRun, losses, validation_at};
 use crate::{Healed, Healing, Prepared};
 
 /// What each begins with, in its own.
@@ -48,8 +49,11 @@ pub struct Leg {
     pub network: usize,
     /// Its steps so far.
     pub steps: usize,
-    /// Mean loss of the second half of them, by which networks are compared.
+    /// Mean loss of the second half of them.
     pub training_loss: f64,
+    /// Median, over the same steps, of its loss above the mean of all that are in the leg: by it networks are
+    /// compared.
+    pub excess_loss: f64,
     /// Divergence from the full model after them, in nats per token.
     pub validation_kl: f64,
     /// Perplexity after them.
@@ -61,6 +65,8 @@ pub struct Leg {
 pub struct Raced {
     /// All legs, in order.
     pub legs: Vec<Leg>,
+    /// Networks whose training went wrong in a leg, and which dropped out so.
+    pub went_wrong: Vec<usize>,
     /// The network that is left, counted from 0, where the race got so far.
     pub winner: Option<usize>,
     /// What healing made of it.
@@ -148,7 +154,8 @@ impl Race<'_> {
     /// `race`, a folder for each. `watch` is told the network, where it is one of several.
     ///
     /// # Errors
-    /// As [`Healing::run`]; when there are too few steps; or when the folder holds the race of other networks.
+    /// As [`Healing::run`], where none is left that trains well; when there are too few steps; or when the
+    /// folder holds the race of other networks.
     pub fn run(
         &self,
         watch: &mut dyn FnMut(Option<usize>, TrainingEvent<'_>),
@@ -159,25 +166,49 @@ impl Race<'_> {
         self.check_networks()?;
         let mut raced = Raced {
             legs: Vec::new(),
+            went_wrong: Vec::new(),
             winner: None,
             healed: None,
         };
         let mut running: Vec<usize> = (0..self.networks.len()).collect();
         // Once the winner's state is its own, the race is over, and its legs are on record.
         for steps in rungs {
-            let mut scored = Vec::new();
+            let places = running.len().div_ceil(2);
+            let (mut legs, mut losses) = (Vec::new(), Vec::new());
+            let (mut is_interrupted, mut wrong) = (false, None);
             for &network in &running {
-                let Some(leg) = self.leg(network, steps, watch)? else {
-                    return Ok(raced);
-                };
-                raced.legs.push(leg);
-                scored.push((leg.training_loss, network));
+                match self.leg(network, steps, watch) {
+                    Ok(Some((leg, of_steps))) => {
+                        legs.push(leg);
+                        losses.push(of_steps);
+                    }
+                    Ok(None) => {
+                        is_interrupted = true;
+                        break;
+                    }
+                    // Its last state stays: resumed, it goes wrong again at once.
+                    Err(error) if is_divergence(&error) => {
+                        raced.went_wrong.push(network);
+                        wrong = Some(error);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
-            scored.sort_by(|a, b| a.0.total_cmp(&b.0));
-            for (_, lost) in scored.split_off(scored.len().div_ceil(2)) {
-                remove_file(&folder_of(self.run.folder, lost).join(STATE))?;
+            for (leg, excess) in legs.iter_mut().zip(excess_losses(&losses)) {
+                leg.excess_loss = excess;
             }
-            running = scored.into_iter().map(|(_, network)| network).collect();
+            raced.legs.extend(&legs);
+            if is_interrupted {
+                return Ok(raced);
+            }
+            if let (true, Some(error)) = (legs.is_empty(), wrong) {
+                return Err(error);
+            }
+            legs.sort_by(|a, b| a.excess_loss.total_cmp(&b.excess_loss));
+            for lost in legs.split_off(places.min(legs.len())) {
+                remove_file(&folder_of(self.run.folder, lost.network).join(STATE))?;
+            }
+            running = legs.into_iter().map(|leg| leg.network).collect();
         }
         let winner = *running.first().context("a race without networks")?;
         raced.winner = Some(winner);
@@ -209,26 +240,30 @@ impl Race<'_> {
         Ok(())
     }
 
-    /// One network's training up to `steps`; nothing when the user stopped it.
+    /// One network's training up to `steps`, and its losses in the second half of them; nothing when the user
+    /// stopped it.
     fn leg(
         &self,
         network: usize,
         steps: usize,
         watch: &mut dyn FnMut(Option<usize>, TrainingEvent<'_>),
-    ) -> anyhow::Result<Option<Leg>> {
+    ) -> anyhow::Result<Option<(Leg, Vec<f64>)>> {
         let folder = folder_of(self.run.folder, network);
-        let known = || -> anyhow::Result<Option<Leg>> {
+        let known = || -> anyhow::Result<Option<(Leg, Vec<f64>)>> {
             let Some([validation_kl, validation_perplexity]) = validation_at(&folder, steps)?
             else {
                 return Ok(None);
             };
-            Ok(Some(Leg {
+            let losses = losses(&folder, steps / 2..=steps)?;
+            let leg = Leg {
                 network,
                 steps,
-                training_loss: mean_loss(&folder, steps / 2..=steps)?,
+                training_loss: mean(&losses),
+                excess_loss: 0.0,
                 validation_kl,
                 validation_perplexity,
-            }))
+            };
+            Ok(Some((leg, losses)))
         };
         if let Some(leg) = known()? {
             return Ok(Some(leg));
@@ -275,6 +310,7 @@ impl Race<'_> {
         if !healed.is_interrupted {
             for network in 0..self.networks.len() {
                 remove_file(&Self::beginning(self.run.folder, network))?;
+                remove_file(&folder_of(self.run.folder, network).join(STATE))?;
             }
         }
         Ok(healed)
@@ -303,9 +339,39 @@ fn folder_of(folder: &Path, network: usize) -> PathBuf {
     folder.join(RACE).join((network + 1).to_string())
 }
 
+/// Of each network the median, over steps, of its loss above the mean of all. A text that only some of them
+/// know badly, and much worse than all other, would decide by its mean.
+fn excess_losses(losses: &[Vec<f64>]) -> Vec<f64> {
+    let of = |network: &Vec<f64>| {
+        let above = network.iter().enumerate().map(|(step, loss)| {
+            let all = losses.iter().filter_map(|other| other.get(step));
+            loss - mean(&all.copied().collect::<Vec<_>>())
+        });
+        median(&above.collect::<Vec<_>>())
+    };
+    losses.iter().map(of).collect()
+}
+
+/// Whether a training went wrong for what it trained, not for want of text or disk.
+fn is_divergence(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(SupernetError::Diverged { .. }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_odd_text_decides_nothing() {
+        let better = vec![2.0, 3.0, 9.0, 2.5, 1.0];
+        let worse = vec![2.1, 3.1, 3.0, 2.7, 1.1];
+        assert!(mean(&better) > mean(&worse));
+        let [better, worse] = excess_losses(&[better, worse])[..] else {
+            panic!("two networks")
+        };
+        assert!((better + 0.05).abs() < 1e-12 && (worse - 0.05).abs() < 1e-12);
+        assert_eq!(excess_losses(&[vec![1.0, 2.0]]), [0.0]);
+    }
 
     #[test]
     fn half_of_the_networks_drop_out_each_time() {

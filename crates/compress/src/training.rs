@@ -376,15 +376,14 @@ pub(crate) fn validation_at(folder: &Path, step: usize) -> anyhow::Result<Option
     Ok(found.next())
 }
 
-/// Mean loss of some steps of a training, those that are on record.
-pub(crate) fn mean_loss(folder: &Path, steps: RangeInclusive<usize>) -> anyhow::Result<f64> {
+/// Losses of some steps of a training, those that are on record.
+pub(crate) fn losses(folder: &Path, steps: RangeInclusive<usize>) -> anyhow::Result<Vec<f64>> {
     let metrics = read_metrics(&folder.join(METRICS))?.into_iter();
     let losses = metrics.filter_map(|metric| match metric {
         Metric::Step { step, loss, .. } => steps.contains(&step).then_some(loss),
         Metric::Validation { .. } => None,
     });
-    let losses: Vec<f64> = losses.collect();
-    Ok(losses.iter().sum::<f64>() / losses.len() as f64)
+    Ok(losses.collect())
 }
 
 fn read_metrics(path: &Path) -> anyhow::Result<Vec<Metric>> {

@@ -255,6 +255,9 @@ fn a_finished_study_is_asked_for_other_fronts() {
     let full = SubnetConfig::full(&other.model.dimensions);
     assert_eq!(chosen.unwrap().config.layers, full.layers);
     assert!(desk.path("front/front.yaml").is_file());
+    // Without limits nothing is chosen, and what was is not taken for it.
+    ask(&study, &[&both[..], &["--out", &out]].concat());
+    assert!(!desk.path("front/chosen.yaml").exists());
 
     // A merged study keeps what it chose among.
     let merged = desk.text("merged.db");

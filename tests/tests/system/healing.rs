@@ -154,7 +154,7 @@ fn of_several_networks_the_one_that_heals_best_is_left() {
     assert_eq!(places, [(Some(0), Some(24)), (Some(1), Some(24))]);
     let losses: Vec<f64> = legs
         .iter()
-        .map(|leg| leg["training_loss"].as_f64().unwrap())
+        .map(|leg| leg["excess_loss"].as_f64().unwrap())
         .collect();
     // The network that lacks a block more is the worse one.
     assert!(losses[1] < losses[0], "{losses:?}");
@@ -236,4 +236,33 @@ fn what_cannot_be_healed_is_refused() {
     fs::write(&manifest, elsewhere).unwrap();
     assert!(desk.fails(&evaluate).contains("weights"));
     assert!(Path::new(&folder).is_dir());
+}
+
+#[test]
+fn a_network_whose_training_goes_wrong_drops_out_of_the_race() {
+    let (desk, _) = desk();
+    desk.succeeds(&as_str(&heal(&desk, "broken", &["--steps", "1"])));
+    // Weights so large that what is computed of them is no number.
+    let path = desk.path("broken/weights.safetensors");
+    let mut weights = fs::read(&path).unwrap();
+    let quarter = weights.len() / 16;
+    for weight in weights.rchunks_exact_mut(4).take(quarter) {
+        weight.copy_from_slice(&1e30f32.to_le_bytes());
+    }
+    fs::write(&path, weights).unwrap();
+    let race = |out: &str, other: &str| {
+        let mut arguments = heal(&desk, out, &["--steps", "8"]);
+        let at = arguments.iter().position(|a| a == "--subnet").unwrap();
+        arguments.insert(at + 1, desk.text("broken"));
+        arguments[at + 2] = desk.text(other);
+        arguments
+    };
+    let raced = desk.succeeds(&as_str(&race("raced", "subnet.yaml")));
+    let raced: serde_json::Value = serde_json::from_str(&raced).unwrap();
+    assert_eq!(raced["went_wrong"], serde_json::json!([0]));
+    assert_eq!(raced["legs"].as_array().unwrap().len(), 1);
+    assert_eq!(raced["winner"], 1);
+    // Where none is left the race has no winner.
+    let error = desk.fails(&as_str(&race("none", "broken")));
+    assert!(error.contains("the training went wrong"), "{error}");
 }

@@ -35,12 +35,13 @@ pub fn run(arguments: &Front) -> anyhow::Result<()> {
     .front()?;
     if let Some(folder) = &arguments.out {
         found.front.write(folder)?;
+        // What an earlier front left would be taken for this one's.
+        let depths = 0..=first.model.dimensions.num_hidden_layers;
+        for file in depths.map(of_depth).chain([CHOSEN.to_owned()]) {
+            remove_file(&folder.join(file))?;
+        }
         if let Some(chosen) = &found.chosen {
             write_yaml(&folder.join(CHOSEN), &chosen.subnet)?;
-        }
-        // What an earlier front left would be taken for this one's.
-        for depth in 0..=first.model.dimensions.num_hidden_layers {
-            remove_file(&folder.join(of_depth(depth)))?;
         }
         for member in &found.shallower {
             write_yaml(&folder.join(shallower(member)), &member.subnet)?;

@@ -218,15 +218,22 @@ fn print(arguments: &Heal, healed: &Healed) {
 }
 
 fn print_race(arguments: &Heal, raced: &Raced) {
-    println!("steps    loss  divergence  perplexity  network");
+    println!("steps    loss  above mean  divergence  perplexity  network");
     for leg in &raced.legs {
         println!(
-            "{:>5} {:>7.4} {:>11.4} {:>11.2}  {}",
+            "{:>5} {:>7.4} {:>+11.4} {:>11.4} {:>11.2}  {}",
             leg.steps,
             leg.training_loss,
+            leg.excess_loss,
             leg.validation_kl,
             leg.validation_perplexity,
             arguments.subnet[leg.network].display()
+        );
+    }
+    for network in &raced.went_wrong {
+        println!(
+            "its training went wrong: {}",
+            arguments.subnet[*network].display()
         );
     }
     match (&raced.winner, &raced.healed) {
