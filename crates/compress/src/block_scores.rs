@@ -15,6 +15,12 @@ use crate::problem::divergence;
 use crate::windows::{REMOVED, likely_windows, window_sizes, without_window};
 use crate::{Progress, SubnetProblem};
 
+/// The shares of its sizes to which an attention and an MLP are cut; 0 removes them.
+type Shares = [&'static [f64]; 2];
+const COARSE: Shares = [&[0.5, 0.0], &[0.75, 0.0]];
+/// Around a window: what is left there to be saved is saved in small cuts of many blocks.
+const FINE: Shares = [&[0.7, 0.0], &[0.9, 0.65, 0.4, 0.0]];
+
 /// KL divergence from the full model when one gene differs from it, or from a network that lacks a window
 /// of layers.
 pub struct BlockScores {
@@ -104,7 +110,7 @@ impl BlockScores {
                 .into_iter()
                 .min_by(|a, b| loss(a).total_cmp(&loss(b)));
             let Some(best) = best else { continue };
-            let cuts = single_cuts(problem, &best.genome);
+            let cuts = single_cuts(problem, &best.genome, FINE);
             let label = format!("scoring blocks without {size} layers");
             let evaluations = list.score(cuts, &label, progress)?;
             let base = Base::of(best.genome.clone(), loss(&best), &evaluations);
@@ -119,7 +125,7 @@ impl BlockScores {
         progress: Progress<'_>,
     ) -> anyhow::Result<Self> {
         let full = problem.search_space().full_genome();
-        let cuts = single_cuts(problem, &full);
+        let cuts = single_cuts(problem, &full, COARSE);
         let evaluations = list.score(cuts, "scoring blocks", progress)?;
         Ok(Self {
             full: Base::of(full, 0.0, &evaluations),
@@ -340,20 +346,18 @@ fn genes(problem: &SubnetProblem<'_>) -> Vec<Gene> {
     genes
 }
 
-/// One block of `base` cut: removed, attention to half of its sizes and an MLP to three quarters; and one
-/// block, or both ends, in each lower precision.
-fn single_cuts(problem: &SubnetProblem<'_>, base: &[usize]) -> Vec<Genome> {
+/// One block of `base` cut to `shares` of its sizes; and one block, or both ends, in each lower precision.
+fn single_cuts(problem: &SubnetProblem<'_>, base: &[usize], shares: Shares) -> Vec<Genome> {
     let full = problem.search_space().full_genome();
     let mut genomes = Vec::new();
     for (index, gene) in genes(problem).iter().enumerate() {
         if base[index] != full[index] {
             continue;
         }
-        let share = if index % 2 == 0 { 0.5 } else { 0.75 };
-        let sizes = [gene.of_size(share), gene.of_size(0.0)];
+        let sizes = shares[index % 2].iter().map(|share| gene.of_size(*share));
         let last = gene.distances.len() - 1;
         let lower_precisions = gene.distances.len() - gene.precisions..last;
-        for choice in sizes.into_iter().chain(lower_precisions) {
+        for choice in sizes.chain(lower_precisions) {
             let mut genome = base.to_vec();
             genome[index] = choice;
             if genome != base && !genomes.contains(&genome) {

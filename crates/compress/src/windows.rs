@@ -16,13 +16,13 @@ pub(crate) const REMOVED: usize = 0;
 /// Windows of one size that are scored.
 const SCORED: usize = 4;
 
-/// How many layers windows have: an eighth and a fifth of all; none where a space keeps all blocks.
+/// How many layers windows have: an eighth, a sixth and a fifth of all; none where a space keeps all blocks.
 pub(crate) fn window_sizes(space: &SearchSpace) -> Vec<usize> {
     if space.attention()[REMOVED].is_some() || space.mlp()[REMOVED].is_some() {
         return Vec::new();
     }
     let layers = space.gene_pairs();
-    let mut sizes = vec![layers.div_ceil(8), layers / 5];
+    let mut sizes = vec![layers.div_ceil(8), layers / 6, layers / 5];
     sizes.dedup();
     sizes.retain(|size| *size > 1);
     sizes
@@ -64,7 +64,7 @@ pub(crate) mod tests {
     #[test]
     fn windows_are_of_the_layers_that_lose_the_least() {
         let space = space(vec![0, 1, 2, 3]);
-        assert_eq!(window_sizes(&space), [4, 6]);
+        assert_eq!(window_sizes(&space), [4, 5, 6]);
         let mut losses = vec![1.0; 30];
         losses[12..16].copy_from_slice(&[0.1, 0.2, 0.2, 0.3]);
         let windows = likely_windows(&losses, 4);
