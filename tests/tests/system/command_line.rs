@@ -269,6 +269,15 @@ fn a_finished_study_is_asked_for_other_fronts() {
         "{shown}"
     );
 
+    // Behind `| head` nobody reads on: that is the end, and no fault.
+    let mut unread = desk.command(&["front", "--study", &study, "--table", &table]);
+    unread.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut unread = unread.spawn().unwrap();
+    drop(unread.stdout.take());
+    let unread = unread.wait_with_output().unwrap();
+    assert_eq!(unread.status.code(), Some(141));
+    assert_eq!(String::from_utf8_lossy(&unread.stderr), "");
+
     let fails = |rest: &[&str]| desk.fails(&[&["front", "--study", &study], rest].concat());
     let message = fails(&["--table", &table, "--objectives", "tpot,speed"]);
     assert!(
