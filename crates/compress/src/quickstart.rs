@@ -261,6 +261,7 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
         workload: job.workload,
         validation: Some(&summary.validation),
         summary: Some(&summary),
+        trainings: Vec::new(),
     };
     report.write(&summary.report)?;
     Ok(summary)

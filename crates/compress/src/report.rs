@@ -6,7 +6,7 @@ use lathe_arch::{BlockShape, Phase, SearchSpace, SubnetConfig, Workload};
 use lathe_latency::{Entry, LatencyTable};
 use lathe_report::{
     AttentionShape, Better, CoverageEntry, Fact, LayerShape, MlpShape, Point, Report, SummaryRow,
-    Unit, ValidationPoint, ValidationStatistics,
+    Training, Unit, ValidationPoint, ValidationStatistics,
 };
 use lathe_search::{Evaluation, Study, pareto_front};
 
@@ -32,6 +32,8 @@ pub struct StudyReport<'a> {
     pub validation: Option<&'a Validation>,
     /// The final comparison, where there was one.
     pub summary: Option<&'a Summary>,
+    /// Trainings, as [`learning_curves`](crate::learning_curves) reads them.
+    pub trainings: Vec<Training>,
 }
 
 impl StudyReport<'_> {
@@ -101,6 +103,7 @@ impl StudyReport<'_> {
                 .collect(),
             evaluations: points.collect::<anyhow::Result<_>>()?,
             summary: self.summary.map_or_else(Vec::new, summary_rows),
+            training: self.trainings.clone(),
             validation_notes: self.validation.map_or_else(Vec::new, |v| {
                 let elsewhere = |at: &PrecisionValidation| {
                     let elsewhere = at.elsewhere?;

@@ -11,6 +11,7 @@ use lathe_supernet::{Quality, StepReport, SupernetError, Trainer};
 use serde::{Deserialize, Serialize};
 
 use crate::artefact::{remove_file, write_text};
+use crate::learning_curves::write_figure;
 
 /// What the next step depends on, while a training is unfinished.
 pub(crate) const STATE: &str = "state.safetensors";
@@ -93,7 +94,7 @@ pub struct Validated {
 /// A line of the metrics.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]
-enum Metric {
+pub(crate) enum Metric {
     Step {
         step: usize,
         loss: f64,
@@ -172,6 +173,9 @@ impl TrainingRun<'_> {
     ) -> anyhow::Result<(bool, Vec<Validated>)> {
         let mut metrics = Metrics::open(&self.folder.join(METRICS), trainer.steps_done())?;
         let is_interrupted = self.steps(trainer, task, &mut metrics, watch)?;
+        if !is_interrupted {
+            write_figure(self.folder)?;
+        }
         Ok((is_interrupted, metrics.validated()?))
     }
 
@@ -386,7 +390,8 @@ pub(crate) fn losses(folder: &Path, steps: RangeInclusive<usize>) -> anyhow::Res
     Ok(losses.collect())
 }
 
-fn read_metrics(path: &Path) -> anyhow::Result<Vec<Metric>> {
+/// All lines of a file of metrics that are whole.
+pub(crate) fn read_metrics(path: &Path) -> anyhow::Result<Vec<Metric>> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     // The last line may have been cut off.
     let metrics = text.lines().map(serde_json::from_str);

@@ -4,7 +4,8 @@
 
 use lathe_report::{
     AttentionShape, Better, CoverageEntry, Fact, LayerShape, MlpShape, Phase, Point, Report,
-    SummaryRow, Unit, ValidationPoint, ValidationStatistics, Workload, write,
+    SummaryRow, TrainedNetwork, Training, TrainingValidation, Unit, ValidationPoint,
+    ValidationStatistics, Workload, write,
 };
 
 const LAYERS: usize = 30;
@@ -212,6 +213,7 @@ fn study() -> Option<Report> {
             generated_tokens: 128,
         },
         summary: summary(&base, &chosen),
+        training: vec![training(&mut noise)],
         validation_notes: Vec::new(),
         validation_statistics: Phase::ALL
             .map(|phase| statistics(&validation, phase))
@@ -225,6 +227,29 @@ fn study() -> Option<Report> {
         front,
         validation,
     })
+}
+
+fn training(noise: &mut Noise) -> Training {
+    let left = |step: u64| (-(step as f64) / 200.0).exp();
+    let network = |(name, most): (&str, f64)| TrainedNetwork {
+        name: name.to_owned(),
+        validations: (0..=600)
+            .step_by(100)
+            .map(|step| TrainingValidation {
+                step,
+                kl_divergence: 0.3 + left(step),
+                perplexity: 25.0 + most * left(step),
+            })
+            .collect(),
+    };
+    let losses = (1..=600).map(|step| (step, 2.0 + left(step) + 0.3 * noise.next()));
+    Training {
+        name: "adapter".to_owned(),
+        losses: losses.collect(),
+        networks: [("largest", 5.0), ("median", 25.0), ("smallest", 80.0)]
+            .map(network)
+            .to_vec(),
+    }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -32,6 +32,8 @@ pub struct Report {
     pub front: Vec<usize>,
     /// Base against chosen, one quantity a row.
     pub summary: Vec<SummaryRow>,
+    /// Trainings of the super-network or of single networks; without any there is no section on them.
+    pub training: Vec<Training>,
     /// What to know before the validation is believed, one sentence each.
     pub validation_notes: Vec<String>,
     /// Whole networks, predicted and measured.
@@ -155,6 +157,40 @@ pub enum Better {
     Lower,
     /// The larger one: accuracy.
     Higher,
+}
+
+/// How a training went.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    /// Its name on the page.
+    pub name: String,
+    /// Its steps, counted from 1, and the loss of each in nats per token.
+    pub losses: Vec<(u64, f64)>,
+    /// The networks that were scored.
+    pub networks: Vec<TrainedNetwork>,
+}
+
+/// A network of a training.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainedNetwork {
+    /// Its name, as in `largest`; empty for one alone.
+    pub name: String,
+    /// Its scores, by rising step.
+    pub validations: Vec<TrainingValidation>,
+}
+
+/// A network's score on text that was not trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingValidation {
+    /// Steps made before it.
+    pub step: u64,
+    /// KL divergence from the full model, in nats per token.
+    pub kl_divergence: f64,
+    /// Perplexity. Positive.
+    pub perplexity: f64,
 }
 
 /// Which part of the work a number belongs to.

@@ -31,6 +31,7 @@
 
 mod comparison;
 mod coverage;
+mod curves;
 mod data;
 mod error;
 mod format;
@@ -43,14 +44,18 @@ mod points;
 mod scale;
 mod summary;
 mod svg;
+mod training;
 mod uniform;
 mod validate;
 mod validation;
 
-pub use comparison::{Curve, comparison_figure};
+pub use comparison::comparison_figure;
+pub use curves::Curve;
 pub use data::{
     AttentionShape, Better, CoverageEntry, Fact, LayerShape, MlpShape, Phase, Point, Report,
-    SummaryRow, Unit, ValidationPoint, ValidationStatistics, Workload,
+    SummaryRow, TrainedNetwork, Training, TrainingValidation, Unit, ValidationPoint,
+    ValidationStatistics, Workload,
 };
 pub use error::ReportError;
 pub use page::{render, write};
+pub use training::training_figure;

@@ -9,7 +9,7 @@ use tempfile::Builder;
 use crate::data::{Point, Report};
 use crate::error::ReportError;
 use crate::markup::Element;
-use crate::{coverage, front, layers, points, summary, uniform, validation};
+use crate::{coverage, front, layers, points, summary, training, uniform, validation};
 
 const STYLE: &str = include_str!("page/style.css");
 const SCRIPT: &str = include_str!("page/script.js");
@@ -95,6 +95,7 @@ fn body(report: &Report, points: &[(points::Role, &Point)], data: &str) -> Eleme
         .child(front::section(report, points))
         .child(chosen(report))
         .child(uniform::section(report))
+        .children(training::section(report))
         .child(validation::section(report))
         .child(coverage::section(report));
     Element::new("body")

@@ -17,6 +17,7 @@ impl Report {
         self.check_summary()?;
         self.check_validation()?;
         self.check_statistics()?;
+        self.check_training()?;
         self.check_coverage()
     }
 
@@ -71,6 +72,22 @@ impl Report {
             )?;
             correlation(&format!("{field}.kendall_tau"), row.kendall_tau)?;
             correlation(&format!("{field}.spearman"), row.spearman)?;
+        }
+        Ok(())
+    }
+
+    fn check_training(&self) -> Result<(), ReportError> {
+        for (field, training) in numbered("training", &self.training) {
+            for (index, (_, loss)) in training.losses.iter().enumerate() {
+                finite(&format!("{field}.losses[{index}]"), *loss)?;
+            }
+            for (network, trained) in training.networks.iter().enumerate() {
+                for (index, score) in trained.validations.iter().enumerate() {
+                    let field = format!("{field}.networks[{network}].validations[{index}]");
+                    positive(&format!("{field}.perplexity"), score.perplexity)?;
+                    finite(&format!("{field}.kl_divergence"), score.kl_divergence)?;
+                }
+            }
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 
 use lathe_report::{
     AttentionShape, Better, CoverageEntry, Fact, LayerShape, MlpShape, Phase, Point, Report,
-    ReportError, SummaryRow, Unit, ValidationPoint, ValidationStatistics, render, write,
+    ReportError, SummaryRow, TrainedNetwork, Training, TrainingValidation, Unit, ValidationPoint,
+    ValidationStatistics, render, write,
 };
 
 const HOSTILE: &str = "</script><script>alert(1)</script>\"' onload='x' <!-- & \u{2028}";
@@ -82,6 +83,18 @@ fn report(name: &str) -> Report {
             kendall_tau: None,
             spearman: Some(0.5),
         }],
+        training: vec![Training {
+            name: name.to_owned(),
+            losses: vec![(1, 2.5), (2, 2.25)],
+            networks: vec![TrainedNetwork {
+                name: "smallest".to_owned(),
+                validations: vec![TrainingValidation {
+                    step: 2,
+                    kl_divergence: 0.5,
+                    perplexity: 33.5,
+                }],
+            }],
+        }],
         coverage: vec![CoverageEntry {
             block: name.to_owned(),
             phase: Phase::Prefill,
@@ -150,6 +163,8 @@ fn the_page_says_what_the_report_says() {
         "No prefill was measured on whole networks.",
         "±1.0 %",
         "Warning: &lt;moved&gt;.",
+        "Loss of the training",
+        "study, smallest",
     ] {
         assert!(page.contains(text), "{text}");
     }
@@ -204,7 +219,8 @@ fn an_empty_report_says_so_in_every_section() {
 #[test]
 fn each_section_may_be_missing_alone() {
     let full = report("study");
-    let without: [Change; 7] = [
+    let without: [Change; 8] = [
+        |r| r.training.clear(),
         |r| r.base = None,
         |r| r.chosen = None,
         |r| r.uniform.clear(),
@@ -230,7 +246,11 @@ fn impossible_numbers_are_refused_by_name() {
         assert!(render(&report).is_err());
         error.to_string()
     };
-    let cases: [(Change, &str); 9] = [
+    let cases: [(Change, &str); 10] = [
+        (
+            |r| r.training[0].networks[0].validations[0].perplexity = f64::NAN,
+            "training[0].networks[0].validations[0].perplexity is NaN",
+        ),
         (
             |r| r.evaluations[1].kl_divergence = f64::NAN,
             "evaluations[1].kl_divergence is NaN",

@@ -168,11 +168,22 @@ fn profile_predict_search_export_and_report() {
     }
 
     let page = desk.text("report.html");
-    desk.succeeds(&[
+    let report = [
         "report", "--study", &study, "--model", &model, "--out", &page,
-    ]);
-    let page = fs::read_to_string(page).unwrap();
-    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("tiny-llama"));
+    ];
+    desk.succeeds(&report);
+    let without = fs::read_to_string(&page).unwrap();
+    assert!(without.starts_with("<!DOCTYPE html>") && without.contains("tiny-llama"));
+    // Trainings beside it, as `heal` leaves them.
+    let healed = desk.text("healed");
+    fs::create_dir(&healed).unwrap();
+    let trained = [&report[..], &["--training", &healed]].concat();
+    assert!(desk.fails(&trained).contains("metrics.jsonl"));
+    let scored = r#"{"step":0,"validation_kl":0.5,"validation_perplexity":60.0}"#;
+    fs::write(desk.path("healed/metrics.jsonl"), scored).unwrap();
+    desk.succeeds(&trained);
+    let page = fs::read_to_string(&page).unwrap();
+    assert!(!without.contains("Loss of the training") && page.contains("Loss of the training"));
 }
 
 #[test]

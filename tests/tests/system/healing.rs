@@ -160,6 +160,8 @@ fn of_several_networks_the_one_that_heals_best_is_left() {
     assert!(losses[1] < losses[0], "{losses:?}");
     assert_eq!(raced["winner"], 1);
     assert_eq!(raced["healed"]["steps"], 96);
+    let figure = fs::read_to_string(desk.path("raced/training.svg")).unwrap();
+    assert!(figure.starts_with("<svg") && figure.contains(">raced<"));
     let left = fs::read_dir(desk.path("raced/race/1")).unwrap();
     let mut left: Vec<_> = left.map(|file| file.unwrap().file_name()).collect();
     left.sort();

@@ -101,6 +101,9 @@ pub struct Report {
     /// Tokens of prompt and generation
     #[arg(long, default_value = "128+64", value_name = "P+G")]
     pub workload: Workload,
+    /// What train or heal left, of several trainings all: how they went is on the page
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    pub training: Vec<PathBuf>,
     /// The page
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,

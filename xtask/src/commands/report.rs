@@ -1,4 +1,4 @@
-use lathe_compress::{StudyReport, Summary, Validation};
+use lathe_compress::{StudyReport, Summary, Validation, learning_curves};
 use lathe_latency::LatencyTable;
 use lathe_search::Study;
 
@@ -21,6 +21,8 @@ pub fn run(arguments: &Report) -> anyhow::Result<()> {
     // What `validate` left beside the table is the larger measurement.
     let validation: Option<Validation> = context::read_json(&held_out)?;
     let validation = validation.as_ref();
+    let trainings = arguments.training.iter();
+    let trainings = trainings.map(|folder| learning_curves(folder));
     StudyReport {
         table: &table,
         space: &space,
@@ -28,6 +30,7 @@ pub fn run(arguments: &Report) -> anyhow::Result<()> {
         workload: arguments.workload,
         validation: validation.or(summary.as_ref().map(|summary| &summary.validation)),
         summary: summary.as_ref(),
+        trainings: trainings.collect::<anyhow::Result<_>>()?,
     }
     .write(&arguments.out)?;
     println!("wrote {}", arguments.out.display());
