@@ -76,7 +76,7 @@ pub(crate) fn picture(
     drawing(SIZE).child(frame(plot, x, y)).children(drawn)
 }
 
-/// A scale over what the curves have along, and one over what they have up to `most`.
+/// Where the curves are along, and where they are up, as far as that is not above `most`.
 pub(crate) fn values(curves: &[Curve], most: f64) -> [Vec<f64>; 2] {
     let points = || curves.iter().flat_map(|curve| &curve.points);
     let along = points().map(|point| point.0).collect();
