@@ -81,7 +81,7 @@ impl Finetuning<'_> {
             };
             let near = self.sampler.front()?;
             Adapter::write(self.run.folder, self.prepared, &near, &trainer, &settings)?;
-            self.run.forget_state()?;
+            self.run.finish()?;
         }
         Ok(Finetuned {
             steps: trainer.steps_done(),

@@ -77,7 +77,7 @@ impl Healing<'_> {
             let weights = self.run.folder.join(WEIGHTS);
             trainer.weights().save(&weights, supernet)?;
             write_trained(self.run.folder, self.config)?;
-            self.run.forget_state()?;
+            self.run.finish()?;
         }
         let of_network = |of: fn(&crate::Validated) -> [f64; 2]| {
             let found = validated.first().map(of);

@@ -261,7 +261,7 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
         workload: job.workload,
         validation: Some(&summary.validation),
         summary: Some(&summary),
-        trainings: Vec::new(),
+        trainings: &[],
     };
     report.write(&summary.report)?;
     Ok(summary)

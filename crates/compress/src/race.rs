@@ -2,10 +2,10 @@
 //!
 //! What a network loses when it is cut does not tell what it loses once it is healed, but a part of the
 //! healing does. So all are healed for a part of the steps, the better half of them for twice as many, and so on
-//! (successive halving, 1502.07943); the last is healed to the end. One whose training goes wrong drops out. All read the same text in the same order, so
-//! they are held against each other by what they lost on it before they learnt it, text by text: on far more of
-//! it than a validation has. What each learns in a leg is not learnt again: its training goes on, and the winner's is the
-//! one that it would have had alone.
+//! (successive halving, 1502.07943); the last is healed to the end. One whose training goes wrong drops out. All
+//! read the same text in the same order, so they are held against each other by what they lost on it before they
+//! learnt it, text by text: on far more of it than a validation has. What each learns in a leg is not learnt
+//! again: its training goes on, and the winner's is the one that it would have had alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};

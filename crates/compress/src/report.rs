@@ -33,7 +33,7 @@ pub struct StudyReport<'a> {
     /// The final comparison, where there was one.
     pub summary: Option<&'a Summary>,
     /// Trainings, as [`learning_curves`](crate::learning_curves) reads them.
-    pub trainings: Vec<Training>,
+    pub trainings: &'a [Training],
 }
 
 impl StudyReport<'_> {
@@ -103,7 +103,7 @@ impl StudyReport<'_> {
                 .collect(),
             evaluations: points.collect::<anyhow::Result<_>>()?,
             summary: self.summary.map_or_else(Vec::new, summary_rows),
-            training: self.trainings.clone(),
+            training: self.trainings.to_vec(),
             validation_notes: self.validation.map_or_else(Vec::new, |v| {
                 let elsewhere = |at: &PrecisionValidation| {
                     let elsewhere = at.elsewhere?;

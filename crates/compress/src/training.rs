@@ -164,7 +164,7 @@ impl TrainingRun<'_> {
     }
 
     /// Trains to the end, or until the user wants it to stop: whether that is so. Then the state is
-    /// kept; at the end [`Self::forget_state`] removes it, when what was trained is written.
+    /// kept; at the end [`Self::finish`] removes it, when what was trained is written.
     pub(crate) fn train<'a>(
         &self,
         trainer: &mut Trainer<'a>,
@@ -173,9 +173,6 @@ impl TrainingRun<'_> {
     ) -> anyhow::Result<(bool, Vec<Validated>)> {
         let mut metrics = Metrics::open(&self.folder.join(METRICS), trainer.steps_done())?;
         let is_interrupted = self.steps(trainer, task, &mut metrics, watch)?;
-        if !is_interrupted {
-            write_figure(self.folder)?;
-        }
         Ok((is_interrupted, metrics.validated()?))
     }
 
@@ -241,9 +238,11 @@ impl TrainingRun<'_> {
         Ok(false)
     }
 
-    /// Removes the state. Last: until what was trained is written, the training can go on.
-    pub(crate) fn forget_state(&self) -> anyhow::Result<()> {
-        remove_file(&self.state())
+    /// Removes the state, and draws how the training went. Last: until what was trained is written, the
+    /// training can go on.
+    pub(crate) fn finish(&self) -> anyhow::Result<()> {
+        remove_file(&self.state())?;
+        write_figure(self.folder)
     }
 
     /// What is left when a training goes wrong.

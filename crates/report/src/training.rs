@@ -1,7 +1,7 @@
 //! How trainings went: what networks lose on text that was not trained on, and what was lost in training.
 
 use crate::curves::{Curve, along, file, picture, plot, values};
-use crate::data::{Report, Training};
+use crate::data::{Report, Training, TrainingValidation};
 use crate::markup::Element;
 use crate::scale::Scale;
 use crate::svg::Axis;
@@ -23,12 +23,11 @@ pub(crate) fn section(report: &Report) -> Option<Element> {
     let heading = Element::new("h2")
         .attr("id", "training-heading")
         .text("Training");
-    let panel = |heading: &str, picture: Element| {
-        let heading_element = Element::new("h3").text(heading);
-        let picture = picture.attr("role", "img").attr("aria-label", heading);
+    let panel = |what: &str, picture: Element| {
+        let picture = picture.attr("role", "img").attr("aria-label", what);
         Element::new("div")
             .class("picture")
-            .child(heading_element)
+            .child(Element::new("h3").text(what))
             .child(picture)
     };
     let text = "Networks that were trained to answer as the full model does, scored on text that they \
@@ -40,23 +39,39 @@ pub(crate) fn section(report: &Report) -> Option<Element> {
             .child(heading)
             .child(Element::new("p").text(text))
             .child(panel("Perplexity", perplexities(trainings)))
+            .child(panel(
+                "Divergence from the full model",
+                divergences(trainings),
+            ))
             .child(panel("Loss of the training", losses(trainings))),
     )
 }
 
 fn perplexities(trainings: &[Training]) -> Element {
-    let curves = trainings.iter().flat_map(|training| {
-        training.networks.iter().map(|network| {
+    over_steps(scores(trainings, |v| v.perplexity), "Perplexity", true)
+}
+
+fn divergences(trainings: &[Training]) -> Element {
+    let curves = scores(trainings, |v| v.kl_divergence);
+    over_steps(curves, "Divergence (nats a token)", true)
+}
+
+/// A curve for each network of each training.
+fn scores(
+    trainings: &[Training],
+    score: fn(&TrainingValidation) -> f64,
+) -> impl Iterator<Item = (String, Vec<(f64, f64)>)> {
+    trainings.iter().flat_map(move |training| {
+        training.networks.iter().map(move |network| {
             let name = match network.name.as_str() {
                 "" => training.name.clone(),
                 name => format!("{}, {name}", training.name),
             };
             let points = network.validations.iter();
-            let points = points.map(|v| (v.step as f64, v.perplexity));
+            let points = points.map(|v| (v.step as f64, score(v)));
             (name, points.collect())
         })
-    });
-    over_steps(curves, "Perplexity", true)
+    })
 }
 
 fn losses(trainings: &[Training]) -> Element {
@@ -64,9 +79,10 @@ fn losses(trainings: &[Training]) -> Element {
         let steps = training.losses.len().div_ceil(PARTS).max(1);
         let parts = training.losses.chunks(steps);
         let mean = |part: &[(u64, f64)]| {
-            let sum: f64 = part.iter().map(|(_, loss)| loss).sum();
+            let count = part.len() as f64;
+            let mean: f64 = part.iter().map(|(_, loss)| loss / count).sum();
             let last = part.last().map_or(0, |(step, _)| *step);
-            (last as f64, sum / part.len() as f64)
+            (last as f64, mean)
         };
         (training.name.clone(), parts.map(mean).collect())
     });
@@ -96,7 +112,11 @@ fn over_steps(
         unit: 1.0,
     };
     let y = Axis {
-        scale: Scale::fitted(heights.into_iter(), plot().vertical()),
+        scale: match heights.iter().all(|height| *height > 0.0) {
+            true => Scale::fitted(heights.into_iter(), plot().vertical()),
+            // The full model diverges from itself by nothing.
+            false => Scale::from_zero(heights.into_iter(), plot().vertical()),
+        },
         name: what,
         unit: 1.0,
     };
@@ -106,7 +126,7 @@ fn over_steps(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{TrainedNetwork, TrainingValidation};
+    use crate::data::TrainedNetwork;
 
     fn training(name: &str, networks: &[&str]) -> Training {
         let validation = |step, perplexity| TrainingValidation {
@@ -143,6 +163,11 @@ mod tests {
             assert!(svg.contains(name), "{name}: {svg}");
         }
         assert_eq!(svg.matches("class=\"dots\"").count(), 3);
+        assert!(
+            divergences(&trainings)
+                .render()
+                .contains(">adapter, largest<")
+        );
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
     }
 

@@ -23,6 +23,7 @@ pub fn run(arguments: &Report) -> anyhow::Result<()> {
     let validation = validation.as_ref();
     let trainings = arguments.training.iter();
     let trainings = trainings.map(|folder| learning_curves(folder));
+    let trainings = trainings.collect::<anyhow::Result<Vec<_>>>()?;
     StudyReport {
         table: &table,
         space: &space,
@@ -30,7 +31,7 @@ pub fn run(arguments: &Report) -> anyhow::Result<()> {
         workload: arguments.workload,
         validation: validation.or(summary.as_ref().map(|summary| &summary.validation)),
         summary: summary.as_ref(),
-        trainings: trainings.collect::<anyhow::Result<_>>()?,
+        trainings: &trainings,
     }
     .write(&arguments.out)?;
     println!("wrote {}", arguments.out.display());
