@@ -86,12 +86,12 @@ impl BlockScores {
         Self::of_full(problem, &mut list, progress)
     }
 
-    /// The same, and the blocks of networks without a window of layers: they are worth the time where
-    /// networks are healed.
+    /// The same for networks that are healed afterwards: also the blocks of those without a window of layers,
+    /// which are several times as many.
     ///
     /// # Errors
     /// As for [`Self::measure`].
-    pub fn measure_with_windows(
+    pub fn measure_for_healing(
         problem: &SubnetProblem<'_>,
         evaluator: &Evaluator<'_>,
         path: &Path,
@@ -192,7 +192,8 @@ impl BlockScores {
 }
 
 impl Base {
-    /// A network that loses `loss`, by what those of `evaluations` lose that differ from it in one gene.
+    /// A network that loses `loss`, by what those of `evaluations` lose that differ from it in one gene. A cut
+    /// that seems to gain gains by chance: it loses nothing, or sums of block losses would make it everywhere.
     fn of(genome: Genome, loss: f64, evaluations: &[Evaluation]) -> Self {
         let mut losses: Vec<BTreeMap<usize, f64>> = genome
             .iter()
@@ -201,7 +202,7 @@ impl Base {
         for evaluation in evaluations {
             let mut pairs = evaluation.genome.iter().zip(&genome).enumerate();
             if let Some((gene, (choice, _))) = pairs.find(|(_, (choice, base))| choice != base) {
-                losses[gene].insert(*choice, evaluation.objectives[0] - loss);
+                losses[gene].insert(*choice, (evaluation.objectives[0] - loss).max(0.0));
             }
         }
         Self { genome, losses }
@@ -366,4 +367,25 @@ fn single_cuts(problem: &SubnetProblem<'_>, base: &[usize], shares: Shares) -> V
         }
     }
     genomes
+}
+
+#[cfg(test)]
+mod tests {
+    use lathe_search::Fidelity;
+
+    use super::*;
+
+    #[test]
+    fn a_cut_that_seems_to_gain_loses_nothing() {
+        let scored = |genome: &[usize], loss| Evaluation {
+            genome: genome.to_vec(),
+            fidelity: Fidelity::default(),
+            objectives: vec![loss],
+        };
+        let evaluations = [scored(&[1, 3], 0.7), scored(&[2, 1], 0.48)];
+        let base = Base::of(vec![2, 3], 0.5, &evaluations);
+        let losses = base.losses;
+        assert!((losses[0][&1] - 0.2).abs() < 1e-12 && losses[0][&2] == 0.0);
+        assert_eq!(losses[1], BTreeMap::from([(1, 0.0), (3, 0.0)]));
+    }
 }

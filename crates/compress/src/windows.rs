@@ -21,8 +21,12 @@ pub(crate) fn window_sizes(space: &SearchSpace) -> Vec<usize> {
     if space.attention()[REMOVED].is_some() || space.mlp()[REMOVED].is_some() {
         return Vec::new();
     }
-    let layers = space.gene_pairs();
+    sizes_of(space.gene_pairs())
+}
+
+fn sizes_of(layers: usize) -> Vec<usize> {
     let mut sizes = vec![layers.div_ceil(8), layers / 6, layers / 5];
+    sizes.sort_unstable();
     sizes.dedup();
     sizes.retain(|size| *size > 1);
     sizes
@@ -65,6 +69,8 @@ pub(crate) mod tests {
     fn windows_are_of_the_layers_that_lose_the_least() {
         let space = space(vec![0, 1, 2, 3]);
         assert_eq!(window_sizes(&space), [4, 5, 6]);
+        assert_eq!(sizes_of(10), [2], "no window is scored twice");
+        assert_eq!(sizes_of(17), [2, 3]);
         let mut losses = vec![1.0; 30];
         losses[12..16].copy_from_slice(&[0.1, 0.2, 0.2, 0.3]);
         let windows = likely_windows(&losses, 4);

@@ -663,3 +663,103 @@ fn quickstart_does_the_whole_job_and_does_not_repeat_it() {
         "a finished run is not made again"
     );
 }
+
+/// Writes the tiny model with its layers several times over, ten in all.
+fn write_deep_model(shallow: &Path, deep: &Path) {
+    const LAYERS: usize = 10;
+    let bytes = fs::read(shallow.join("model.safetensors")).unwrap();
+    let (length, rest) = bytes.split_first_chunk().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let mut header: serde_json::Value = serde_json::from_slice(header).unwrap();
+    let tensors = header.as_object_mut().unwrap();
+    let (mut all, mut deep_data) = (serde_json::Map::new(), Vec::new());
+    for (name, tensor) in tensors.iter().filter(|(name, _)| *name != "__metadata__") {
+        let offset = |at: usize| tensor["data_offsets"][at].as_u64().unwrap() as usize;
+        let (layer, of_layer) = match name.strip_prefix("model.layers.") {
+            Some(name) => name.split_once('.').unwrap(),
+            None => ("", ""),
+        };
+        let copies = match layer.parse::<usize>() {
+            Ok(layer) => (layer..LAYERS).step_by(3).collect(),
+            Err(_) => vec![0],
+        };
+        for copy in copies {
+            let name = match layer {
+                "" => name.clone(),
+                _ => format!("model.layers.{copy}.{of_layer}"),
+            };
+            let mut tensor = tensor.clone();
+            let begin = deep_data.len();
+            deep_data.extend_from_slice(&data[offset(0)..offset(1)]);
+            tensor["data_offsets"] = serde_json::json!([begin, deep_data.len()]);
+            all.insert(name, tensor);
+        }
+    }
+    let header = serde_json::to_vec(&all).unwrap();
+    let length = (header.len() as u64).to_le_bytes();
+    fs::create_dir(deep).unwrap();
+    let file = [&length[..], &header, &deep_data].concat();
+    fs::write(deep.join("model.safetensors"), file).unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(shallow.join(name), deep.join(name)).unwrap();
+    }
+    let config = fs::read_to_string(shallow.join("config.json")).unwrap();
+    let [of, now] = [3, LAYERS].map(|layers| format!("\"num_hidden_layers\": {layers}"));
+    assert!(config.contains(&of));
+    fs::write(deep.join("config.json"), config.replace(&of, &now)).unwrap();
+}
+
+#[test]
+fn a_search_to_heal_begins_without_layers_that_follow_each_other() {
+    let desk = Desk::with_text();
+    let (model, text, table) = (
+        desk.text("deep"),
+        desk.text("text.txt"),
+        desk.text("t.yaml"),
+    );
+    write_deep_model(Path::new(&desk.model()), Path::new(&model));
+    desk.succeeds(&short_profile(&model, &table, "f32"));
+    let search = |name: &str, more: &[&str]| -> [Vec<lathe_search::Evaluation>; 2] {
+        let study = desk.text(&format!("{name}.db"));
+        let sizes = "search --evaluations 24 --tokens 128 --block-tokens 64 --levels 0.7 \
+             --calibration-tokens 512 --json";
+        let files = [
+            "--model", &model, "--text", &text, "--table", &table, "--study", &study,
+        ];
+        let sizes = sizes.split_whitespace().collect::<Vec<_>>();
+        desk.succeeds(&[&sizes[..], &files, more].concat());
+        [study, desk.text(&format!("{name}.blocks.db"))].map(|study| {
+            let study = lathe_search::Study::open(Path::new(&study)).unwrap();
+            study.evaluations().unwrap()
+        })
+    };
+    // Ten attentions and ten MLPs, each cut in part and removed.
+    let [_, scores] = search("as-cut", &[]);
+    assert_eq!(scores.len(), 40);
+    let [looked_at, scores] = search("to-heal", &["--to-heal"]);
+    assert!(scores.len() > 80, "{}", scores.len());
+    // Windows of two layers, the best of four; cuts are made in the eight others.
+    let is_removed = |genome: &[usize], layer: usize| genome[2 * layer..2 * layer + 2] == [0, 0];
+    let removed = |genome: &[usize]| -> Vec<usize> {
+        (0..10).filter(|layer| is_removed(genome, *layer)).collect()
+    };
+    let windows: Vec<Vec<usize>> = scores[40..44].iter().map(|e| removed(&e.genome)).collect();
+    assert!(
+        windows
+            .iter()
+            .all(|window| window[..] == [window[0], window[0] + 1])
+    );
+    let best = removed(&scores[44].genome);
+    assert!(windows.contains(&best), "{best:?}");
+    for score in &scores[44..] {
+        let removed = removed(&score.genome);
+        assert!(best.iter().all(|layer| removed.contains(layer)));
+    }
+    let begins = |e: &lathe_search::Evaluation| best.iter().all(|at| is_removed(&e.genome, *at));
+    assert!(looked_at.iter().any(begins));
+
+    let refused = ["search", "--table", &table, "--study", &desk.text("no.db")];
+    let more = ["--from-scratch", "--to-heal", "--method", "random"];
+    let message = desk.fails(&[&refused[..], &more].concat());
+    assert!(message.contains("--to-heal"), "{message}");
+}

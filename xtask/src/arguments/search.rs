@@ -134,9 +134,13 @@ pub struct Search {
     /// the next (successive halving around the method). --evaluations is then what all of them cost
     #[arg(long, value_delimiter = ',', value_name = "N,N")]
     pub stage_tokens: Vec<usize>,
-    /// Tokens of each block score, from which the first sub-networks follow
-    #[arg(long, default_value_t = 512, value_name = "N")]
-    pub block_tokens: usize,
+    /// Tokens of each block score, from which the first sub-networks follow [default: 512, 2048 with --to-heal]
+    #[arg(long, value_name = "N")]
+    pub block_tokens: Option<usize>,
+    /// Begin with networks that lack several layers in a row, too: they lose no less when they are cut, and less once
+    /// they are healed. That takes several times as many block scores
+    #[arg(long)]
+    pub to_heal: bool,
     /// Begin with uniform draws, the largest, the smallest and the middle network, without block scores: to compare
     /// methods
     #[arg(long)]

@@ -22,6 +22,10 @@ use crate::progress::Steps;
 const CHOSEN: &str = "chosen.yaml";
 /// With stages, one in this many sub-networks rises to the next.
 const REDUCTION: usize = 3;
+/// Tokens of a block score.
+const BLOCK_TOKENS: usize = 512;
+/// What is gained when networks are cut is lost again when they are healed, but for the best of choices.
+const BLOCK_TOKENS_TO_HEAL: usize = 2048;
 
 pub fn run(arguments: &Search) -> anyhow::Result<()> {
     let is_additive = arguments.method == Method::Additive;
@@ -32,6 +36,10 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     anyhow::ensure!(
         !(arguments.from_scratch && is_additive),
         "--from-scratch: --method additive is made of block scores; name another method"
+    );
+    anyhow::ensure!(
+        !(arguments.from_scratch && arguments.to_heal),
+        "--to-heal: block scores find the networks that heal well, and --from-scratch does without them"
     );
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
@@ -50,7 +58,11 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     let stages = stages
         .map(|tokens| evaluator(*tokens))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let blocks = evaluator(arguments.block_tokens)?;
+    let block_tokens = match arguments.to_heal {
+        true => BLOCK_TOKENS_TO_HEAL,
+        false => BLOCK_TOKENS,
+    };
+    let blocks = evaluator(arguments.block_tokens.unwrap_or(block_tokens))?;
     let (workload, latency) = (asked.workload, asked.latency);
     let problem = SubnetProblem::on_devices(&full, &prepared.space, &tables, workload, latency)?;
     let mut problem = problem.begun_with(prepared.trained());
@@ -63,14 +75,12 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
         true => searcher(arguments, &problem, None)?,
         false => {
             let path = arguments.study.with_extension("blocks.db");
-            let scores = BlockScores::measure_with_windows(
-                &problem,
-                &blocks,
-                &path,
-                &mut |label, done, total| {
-                    steps.show(label, done, total);
-                },
-            )?;
+            let measure = match arguments.to_heal {
+                true => BlockScores::measure_for_healing,
+                false => BlockScores::measure,
+            };
+            let mut show = |label: &str, done, total| steps.show(label, done, total);
+            let scores = measure(&problem, &blocks, &path, &mut show)?;
             let wanted = wanted(arguments, &problem)?;
             searcher(arguments, &problem, Some((&scores, &wanted)))?
         }

@@ -300,8 +300,9 @@ impl Comparison<'_> {
 
     /// What a search's results rest on, and everything after it.
     fn search_key(&self, key: &str) -> String {
+        let to_heal = if self.heal_steps > 0 { "to heal " } else { "" };
         format!(
-            "{} {} {:?} {:?} {key}",
+            "{to_heal}{} {} {:?} {:?} {key}",
             self.evaluations,
             self.seed,
             self.precisions,

@@ -32,11 +32,18 @@ impl Comparison<'_> {
         let tpot = LatencyObjective::Tpot;
         let scored = SubnetProblem::new(&blocks, space, table, workload, tpot)?;
         let path = self.folder.join(format!("blocks-{}.db", method.slug()));
-        let scores = BlockScores::measure_with_windows(&scored, &blocks, &path, progress)?;
+        let is_to_heal = self.heal_steps > 0;
+        let measure = match is_to_heal {
+            true => BlockScores::measure_for_healing,
+            false => BlockScores::measure,
+        };
+        let scores = measure(&scored, &blocks, &path, progress)?;
         let problem = SubnetProblem::new(&evaluator, space, table, workload, objective)?;
         let mut problem = problem.begun_with(self.prepared.trained());
         let label = format!("searching {} for {}", method.name(), objective.name());
-        let study = format!("search-{}-{}.db", method.slug(), objective.name());
+        // It begins elsewhere: another study.
+        let to_heal = if is_to_heal { "-to-heal" } else { "" };
+        let study = format!("search-{}-{}{to_heal}.db", method.slug(), objective.name());
         let search = KeptSearch {
             study: &self.folder.join(study),
             wanted: Costs::At(self.levels.clone()),
