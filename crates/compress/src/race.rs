@@ -4,8 +4,9 @@
 //! healing does. So all are healed for a part of the steps, the better half of them for twice as many, and so on
 //! (successive halving, 1502.07943); the last is healed to the end. One whose training goes wrong drops out. All
 //! read the same text in the same order, so they are held against each other by what they lost on it before they
-//! learnt it, text by text: on far more of it than a validation has. What each learns in a leg is not learnt
-//! again: its training goes on, and the winner's is the one that it would have had alone.
+//! learnt it, text by text: on far more of it than a validation has. At first the network is ahead that lost the
+//! least when it was cut, and that lead goes; so the last two are healed for half of the steps. What each learns
+//! in a leg is not learnt again: its training goes on, and the winner's is the one that it would have had alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -84,21 +85,19 @@ impl Raced {
 
 /// How many networks `steps` steps allow a race of.
 pub(crate) fn most_networks(steps: usize) -> usize {
-    (1 << steps.max(2).ilog2()) / 2
+    1 << steps.max(1).ilog2()
 }
 
-/// Steps after which half of `networks` drop out each time, the last a quarter of all `steps`.
+/// Steps after which half of `networks` drop out each time, the last after half of all `steps`.
 fn rungs(steps: usize, networks: usize) -> anyhow::Result<Vec<usize>> {
     ensure!(networks > 1, "a race is between two networks at least");
     let rounds = networks.next_power_of_two().ilog2();
     ensure!(
-        steps >> (rounds + 1) > 0,
+        steps >> rounds > 0,
         "{steps} steps are too few for a race of {networks} networks: give at least {}",
-        2 << rounds
+        1 << rounds
     );
-    Ok((0..rounds)
-        .map(|round| steps >> (rounds + 1 - round))
-        .collect())
+    Ok((0..rounds).map(|round| steps >> (rounds - round)).collect())
 }
 
 impl Race<'_> {
@@ -376,18 +375,18 @@ mod tests {
     #[test]
     fn half_of_the_networks_drop_out_each_time() {
         assert!(rungs(1080, 1).is_err());
-        assert_eq!(rungs(1080, 2).unwrap(), [270]);
+        assert_eq!(rungs(1080, 2).unwrap(), [540]);
         for networks in [3, 4] {
-            assert_eq!(rungs(1080, networks).unwrap(), [135, 270]);
+            assert_eq!(rungs(1080, networks).unwrap(), [270, 540]);
         }
-        assert_eq!(rungs(1080, 5).unwrap(), [67, 135, 270]);
-        assert_eq!(rungs(8, 4).unwrap(), [1, 2]);
-        for steps in 4..100 {
+        assert_eq!(rungs(1080, 5).unwrap(), [135, 270, 540]);
+        assert_eq!(rungs(8, 4).unwrap(), [2, 4]);
+        for steps in 2..100 {
             let most = most_networks(steps);
             assert!(rungs(steps, most).is_ok() && rungs(steps, most + 1).is_err());
         }
-        assert_eq!(most_networks(3), 1);
-        let error = rungs(7, 4).unwrap_err().to_string();
-        assert!(error.contains("at least 8"), "{error}");
+        assert_eq!([0, 1, 3].map(most_networks), [1, 1, 2]);
+        let error = rungs(3, 4).unwrap_err().to_string();
+        assert!(error.contains("at least 4"), "{error}");
     }
 }

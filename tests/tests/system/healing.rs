@@ -151,7 +151,7 @@ fn of_several_networks_the_one_that_heals_best_is_left() {
     let legs = raced["legs"].as_array().unwrap();
     let of_leg = |leg: &serde_json::Value| (leg["network"].as_u64(), leg["steps"].as_u64());
     let places: Vec<_> = legs.iter().map(of_leg).collect();
-    assert_eq!(places, [(Some(0), Some(24)), (Some(1), Some(24))]);
+    assert_eq!(places, [(Some(0), Some(48)), (Some(1), Some(48))]);
     let losses: Vec<f64> = legs
         .iter()
         .map(|leg| leg["excess_loss"].as_f64().unwrap())
@@ -197,8 +197,8 @@ fn of_several_networks_the_one_that_heals_best_is_left() {
     assert!(desk.fails(&as_str(&begin)).contains("finished"));
     let minutes = race("timed", &["--minutes", "1"]);
     assert!(desk.fails(&as_str(&minutes)).contains("--steps"));
-    let few = race("few", &["--steps", "3"]);
-    assert!(desk.fails(&as_str(&few)).contains("at least 4"));
+    let few = race("few", &["--steps", "1"]);
+    assert!(desk.fails(&as_str(&few)).contains("at least 2"));
 }
 
 #[test]

@@ -102,7 +102,7 @@ pub struct Heal {
     #[command(flatten)]
     pub adapter: AdapterArgument,
     /// The sub-network, or the folder of a healed one; of several the one that heals best: half of them
-    /// drop out again and again, up to a quarter of --steps
+    /// drop out again and again, the last but one after half of --steps
     #[arg(long, required = true, num_args = 1.., value_name = "FILE|DIR")]
     pub subnet: Vec<PathBuf>,
     /// Begin with the blocks as searches rank them, not corrected for what those before them have
