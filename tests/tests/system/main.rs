@@ -11,4 +11,5 @@ mod measuring;
 mod protocol;
 mod real_model;
 mod runtime;
+mod searching;
 mod training;

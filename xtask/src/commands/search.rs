@@ -24,7 +24,7 @@ const CHOSEN: &str = "chosen.yaml";
 const REDUCTION: usize = 3;
 /// Tokens of a block score.
 const BLOCK_TOKENS: usize = 512;
-/// What is gained when networks are cut is lost again when they are healed, but for the best of choices.
+/// The same where networks are healed afterwards: sizes chosen on less text end no better than others there.
 const BLOCK_TOKENS_TO_HEAL: usize = 2048;
 
 pub fn run(arguments: &Search) -> anyhow::Result<()> {
