@@ -205,6 +205,45 @@ fn validation_names_every_predictor_and_the_noise_floor() {
     }
 }
 
+#[test]
+fn sub_networks_that_are_named_are_measured_beside_the_full_model() {
+    let desk = Desk::with_text();
+    let table = desk.profile();
+    let prices = LatencyTable::load(Path::new(&table)).unwrap();
+    let config = lathe_tests::uneven(&prices.model.dimensions);
+    let yaml = serde_yaml::to_string(&config).unwrap();
+    fs::create_dir(desk.path("exported")).unwrap();
+    for file in ["chosen.yaml", "exported/subnet.yaml"] {
+        fs::write(desk.path(file), &yaml).unwrap();
+    }
+    let (file, folder) = (desk.text("chosen.yaml"), desk.text("exported"));
+    let named = ["validate", "--table", &table, "--subnet", &file, &folder];
+    let said = desk.succeeds(&[&named[..], &["--json"]].concat());
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let networks = said["networks"].as_array().unwrap();
+    let names: Vec<&str> = networks
+        .iter()
+        .map(|n| n["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["full model", &file, &folder]);
+    let predicted = prices.predict(&config, &"128+64".parse().unwrap()).unwrap();
+    for network in &networks[1..] {
+        let latency = &network["tpot"];
+        let number = |value: &serde_json::Value| value.as_f64().unwrap();
+        assert_eq!(number(&latency["predicted_us"]), predicted.tpot_us);
+        let [low, high] = [0, 1].map(|at| number(&latency["measured_ci95_us"][at]));
+        let measured_us = number(&latency["measured_us"]);
+        assert!(0.0 < low && low <= measured_us && measured_us <= high);
+    }
+    let said = desk.succeeds(&named);
+    assert!(names.iter().all(|name| said.contains(name)), "{said}");
+
+    let message = desk.fails(&["validate", "--table", &table, "--subnet", &table]);
+    assert!(message.contains("table.yaml"), "{message}");
+    let message = desk.fails(&[&named[..], &["--subnets", "3"]].concat());
+    assert!(message.contains("cannot be used with"), "{message}");
+}
+
 /// Keeps every processor busy while it lives.
 struct Hogs(Vec<Child>);
 

@@ -115,6 +115,9 @@ pub struct Validate {
     /// The latency table
     #[arg(long, value_name = "FILE")]
     pub table: PathBuf,
+    /// Sub-networks to measure instead of held-out ones: files, or folders of `heal` and `export`
+    #[arg(long, num_args = 1.., value_name = "FILE|DIR", conflicts_with_all = ["subnets", "precision"])]
+    pub subnet: Vec<PathBuf>,
     /// Held-out sub-networks to measure
     #[arg(long, default_value_t = 30, value_name = "N")]
     pub subnets: usize,

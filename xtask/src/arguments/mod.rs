@@ -59,8 +59,10 @@ pub enum Command {
         after_help = "Example: cargo xtask predict --table runs/table.yaml --subnet front/1.yaml --workload 128+64"
     )]
     Predict(Predict),
-    /// Measure held-out sub-networks whole and compare with the table's predictions
-    #[command(after_help = "Example: cargo xtask validate --table runs/table.yaml --subnets 20")]
+    /// Measure sub-networks whole, held-out ones or given ones, and compare with the table's predictions
+    #[command(
+        after_help = "Example: cargo xtask validate --table runs/table.yaml --subnet runs/front/chosen.yaml runs/healed"
+    )]
     Validate(Validate),
     /// Score a sub-network: perplexity, KL divergence, MMLU, or questions of your own
     #[command(after_help = "Example: cargo xtask evaluate --subnet chosen.yaml --task kl")]

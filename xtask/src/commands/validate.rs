@@ -1,8 +1,11 @@
-use lathe_arch::Precision;
-use lathe_compress::{PhaseValidation, Validation, ValidationPlan, write_json};
+use lathe_arch::{Precision, SubnetConfig};
+use lathe_compress::{
+    NamedLatency, NamedNetwork, NamedValidation, PhaseValidation, Validation, ValidationPlan,
+    write_json,
+};
 use lathe_fetch::Cache;
 use lathe_latency::LatencyTable;
-use lathe_profiler::{Agent, Agreement};
+use lathe_profiler::{Agent, AgentCommand, Agreement, HeldOut, PLACEMENT_PATIENCE};
 
 use super::print_json;
 use crate::arguments::Validate;
@@ -25,6 +28,9 @@ pub fn run(arguments: &Validate) -> anyhow::Result<()> {
     let here = agent.fingerprints(&here);
     drop(agent);
     table.ensure_comparable(&here.device, &here.runtime)?;
+    if !arguments.subnet.is_empty() {
+        return validate_named(arguments, &table, &command);
+    }
     let priced = |precision: &Precision| {
         let mut entries = table.entries.iter();
         entries.any(|entry| entry.block.precision() == *precision)
@@ -63,6 +69,83 @@ pub fn run(arguments: &Validate) -> anyhow::Result<()> {
         arguments.table.with_extension(HELD_OUT).display()
     );
     Ok(())
+}
+
+/// Measures the sub-networks that the arguments name, and the full model beside them.
+fn validate_named(
+    arguments: &Validate,
+    table: &LatencyTable,
+    command: &AgentCommand,
+) -> anyhow::Result<()> {
+    let model = &table.model.dimensions;
+    let mut names = vec!["full model".to_owned()];
+    let mut subnets = vec![SubnetConfig::full(model)];
+    for path in &arguments.subnet {
+        names.push(path.display().to_string());
+        subnets.push(lathe_compress::read_subnet(path, model)?.config);
+    }
+    let mut steps = Steps::new();
+    let networks = HeldOut {
+        agent: command,
+        table,
+        subnets: &subnets,
+        workload: arguments.workload,
+        rounds: arguments.rounds,
+        seed: arguments.seed,
+        patience: PLACEMENT_PATIENCE,
+        work: &arguments.table.with_added_extension("named"),
+    };
+    let mut show = |label: &str, done, total| steps.show(label, done, total);
+    let validation = NamedValidation::measure(&names, &networks, &mut show)?;
+    steps.finish();
+    if arguments.json {
+        return print_json(&validation);
+    }
+    print_named(&validation);
+    Ok(())
+}
+
+fn print_named(validation: &NamedValidation) {
+    if let Some(elsewhere) = validation.elsewhere {
+        println!("warning: {elsewhere}");
+    }
+    println!(
+        "at {}, with 95 % intervals of the measured medians",
+        validation.workload
+    );
+    let title = "predicted  measured";
+    println!(
+        "{:36}   {:36}   {:20}",
+        "time to first token, ms", "time per output token, ms", "peak memory, MB"
+    );
+    println!("{title:36}   {title:36}   {title:20}   network");
+    let latency = |of: &NamedLatency| {
+        let [predicted, measured] = [of.predicted_us, of.measured_us].map(|us| us / 1e3);
+        let [low, high] = of.measured_ci95_us.map(|us| us / 1e3);
+        let interval = format!("({low:.2} to {high:.2})");
+        format!("{predicted:>9.2} {measured:>9.2} {interval:16}")
+    };
+    let megabytes =
+        |bytes: Option<f64>| bytes.map_or("-".to_owned(), |bytes| format!("{:.1}", bytes / 1e6));
+    for network in &validation.networks {
+        println!(
+            "{}   {}   {:>9} {:>9}    {}",
+            latency(&network.ttft),
+            latency(&network.tpot),
+            megabytes(network.predicted_memory_bytes),
+            megabytes(network.measured_memory_bytes.map(|bytes| bytes as f64)),
+            network.name
+        );
+    }
+    let drift = |of: fn(&NamedNetwork) -> &NamedLatency| {
+        let drifts = validation.networks.iter().map(|network| of(network).drift);
+        100.0 * drifts.sum::<f64>() / validation.networks.len() as f64
+    };
+    println!(
+        "the machine is {:+.1} % slower than when profiled in prefill and {:+.1} % in decode: that is not in these times",
+        drift(|network| &network.ttft),
+        drift(|network| &network.tpot)
+    );
 }
 
 fn print(validation: &Validation) {
