@@ -210,7 +210,8 @@ fn sub_networks_that_are_named_are_measured_beside_the_full_model() {
     let desk = Desk::with_text();
     let table = desk.profile();
     let prices = LatencyTable::load(Path::new(&table)).unwrap();
-    let config = lathe_tests::uneven(&prices.model.dimensions);
+    let mut config = SubnetConfig::full(&prices.model.dimensions);
+    config.layers[0].mlp = None;
     let yaml = serde_yaml::to_string(&config).unwrap();
     fs::create_dir(desk.path("exported")).unwrap();
     for file in ["chosen.yaml", "exported/subnet.yaml"] {
