@@ -45,7 +45,7 @@ pub struct HeldOut<'a> {
     pub agent: &'a AgentCommand,
     /// The table that is to be judged.
     pub table: &'a LatencyTable,
-    /// The networks, all weights of each in one precision.
+    /// The networks; each runs beside the baseline in the precision of its LM head.
     pub subnets: &'a [SubnetConfig],
     /// When a network runs.
     pub workload: Workload,

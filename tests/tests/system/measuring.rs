@@ -208,9 +208,11 @@ fn validation_names_every_predictor_and_the_noise_floor() {
 #[test]
 fn sub_networks_that_are_named_are_measured_beside_the_full_model() {
     let desk = Desk::with_text();
-    let table = desk.profile();
+    let (model, table) = (desk.model(), desk.text("table.yaml"));
+    desk.succeeds(&short_profile(&model, &table, "int8"));
     let prices = LatencyTable::load(Path::new(&table)).unwrap();
-    let mut config = SubnetConfig::full(&prices.model.dimensions);
+    let full = SubnetConfig::full(&prices.model.dimensions);
+    let mut config = full.with_precision(Precision::Int8);
     config.layers[0].mlp = None;
     let yaml = serde_yaml::to_string(&config).unwrap();
     fs::create_dir(desk.path("exported")).unwrap();
@@ -226,7 +228,7 @@ fn sub_networks_that_are_named_are_measured_beside_the_full_model() {
         .iter()
         .map(|n| n["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["full model", &file, &folder]);
+    assert_eq!(names, ["full model, int8", &file, &folder]);
     let predicted = prices.predict(&config, &"128+64".parse().unwrap()).unwrap();
     for network in &networks[1..] {
         let latency = &network["tpot"];

@@ -1,3 +1,4 @@
+use anyhow::Context;
 use lathe_arch::{Precision, SubnetConfig};
 use lathe_compress::{
     NamedLatency, NamedNetwork, NamedValidation, PhaseValidation, Validation, ValidationPlan,
@@ -28,15 +29,17 @@ pub fn run(arguments: &Validate) -> anyhow::Result<()> {
     let here = agent.fingerprints(&here);
     drop(agent);
     table.ensure_comparable(&here.device, &here.runtime)?;
-    if !arguments.subnet.is_empty() {
-        return validate_named(arguments, &table, &command);
-    }
     let priced = |precision: &Precision| {
         let mut entries = table.entries.iter();
         entries.any(|entry| entry.block.precision() == *precision)
     };
+    let all_priced: Vec<Precision> = Precision::ALL.into_iter().filter(priced).collect();
+    if !arguments.subnet.is_empty() {
+        let most_bits = *all_priced.first().context("the table has no prices")?;
+        return validate_named(arguments, &table, &command, most_bits);
+    }
     let precisions = match &arguments.precision[..] {
-        [] => Precision::ALL.into_iter().filter(priced).collect(),
+        [] => all_priced,
         given => given.to_vec(),
     };
     if let Some(missing) = precisions.iter().find(|precision| !priced(precision)) {
@@ -71,15 +74,16 @@ pub fn run(arguments: &Validate) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Measures the sub-networks that the arguments name, and the full model beside them.
+/// Measures the sub-networks that the arguments name, and the full model in `precision` beside them.
 fn validate_named(
     arguments: &Validate,
     table: &LatencyTable,
     command: &AgentCommand,
+    precision: Precision,
 ) -> anyhow::Result<()> {
     let model = &table.model.dimensions;
-    let mut names = vec!["full model".to_owned()];
-    let mut subnets = vec![SubnetConfig::full(model)];
+    let mut names = vec![format!("full model, {precision}")];
+    let mut subnets = vec![SubnetConfig::full(model).with_precision(precision)];
     for path in &arguments.subnet {
         names.push(path.display().to_string());
         subnets.push(lathe_compress::read_subnet(path, model)?.config);
