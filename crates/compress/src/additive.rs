@@ -67,7 +67,9 @@ pub fn additive_search(
         .into_iter()
         .map(|weights| {
             let options = additive_options(problem, scores, wanted, &weights)?;
-            let search: Box<dyn Searcher> = Box::new(AdditiveSearch::new(options, seed)?);
+            let weights = problem.loss().weights().to_vec();
+            let search = AdditiveSearch::new(options, seed)?.weighing(weights)?;
+            let search: Box<dyn Searcher> = Box::new(search);
             anyhow::Ok(search)
         });
     let mut searchers = searchers.collect::<anyhow::Result<Vec<_>>>()?;

@@ -9,11 +9,10 @@ use lathe_arch::SearchSpace;
 use lathe_search::{
     Evaluation, Genome, Problem, RandomSearch, SearchError, Space, Study, StudyHeader, Trial, run,
 };
-use lathe_supernet::{Evaluator, SupernetError};
+use lathe_supernet::SupernetError;
 
-use crate::problem::divergence;
 use crate::windows::{REMOVED, likely_windows, window_sizes, without_window};
-use crate::{Progress, SubnetProblem};
+use crate::{Loss, Progress, SubnetProblem};
 
 /// The shares of its sizes to which an attention and an MLP are cut; 0 removes them.
 type Shares = [&'static [f64]; 2];
@@ -21,7 +20,7 @@ const COARSE: Shares = [&[0.5, 0.0], &[0.75, 0.0]];
 /// Around a window: what is left there to be saved is saved in small cuts of many blocks.
 const FINE: Shares = [&[0.7, 0.0], &[0.9, 0.65, 0.4, 0.0]];
 
-/// KL divergence from the full model when one gene differs from it, or from a network that lacks a window
+/// The [`Loss`] when one gene differs from the full model, or from a network that lacks a window
 /// of layers.
 pub struct BlockScores {
     full: Base,
@@ -38,10 +37,10 @@ pub(crate) struct Base {
     losses: Vec<BTreeMap<usize, f64>>,
 }
 
-/// Cutting one block at a time: the divergence from the full model is the only objective.
+/// Cutting one block at a time: what is lost is all that is minimised.
 struct OneBlock<'a> {
     problem: &'a SubnetProblem<'a>,
-    evaluator: &'a Evaluator<'a>,
+    loss: &'a Loss<'a>,
 }
 
 impl Problem for OneBlock<'_> {
@@ -52,21 +51,21 @@ impl Problem for OneBlock<'_> {
     }
 
     fn objective_names(&self) -> Vec<&str> {
-        vec!["kl_divergence"]
+        self.loss.parts().iter().map(|part| part.field()).collect()
     }
 
     fn fingerprint(&self) -> String {
         format!(
-            "blocks of {}, {} tokens",
+            "blocks of {}, {}",
             self.problem.fingerprint(),
-            self.evaluator.token_count()
+            self.loss.fingerprint()
         )
     }
 
     fn evaluate(&mut self, trial: &Trial) -> Result<Vec<f64>, SupernetError> {
         let config = self.problem.search_space().decode(&trial.genome)?;
-        let subnet = self.evaluator.supernet().cut(&config)?;
-        Ok(vec![divergence(self.evaluator, &subnet)?])
+        let subnet = self.loss.supernet().cut(&config)?;
+        self.loss.of(&subnet)
     }
 }
 
@@ -78,11 +77,11 @@ impl BlockScores {
     /// When the file cannot be used or written.
     pub fn measure(
         problem: &SubnetProblem<'_>,
-        evaluator: &Evaluator<'_>,
+        loss: &Loss<'_>,
         path: &Path,
         progress: Progress<'_>,
     ) -> anyhow::Result<Self> {
-        let mut list = List::open(problem, evaluator, path)?;
+        let mut list = List::open(problem, loss, path)?;
         Self::of_full(problem, &mut list, progress)
     }
 
@@ -93,11 +92,11 @@ impl BlockScores {
     /// As for [`Self::measure`].
     pub fn measure_for_healing(
         problem: &SubnetProblem<'_>,
-        evaluator: &Evaluator<'_>,
+        loss: &Loss<'_>,
         path: &Path,
         progress: Progress<'_>,
     ) -> anyhow::Result<Self> {
-        let mut list = List::open(problem, evaluator, path)?;
+        let mut list = List::open(problem, loss, path)?;
         let mut scores = Self::of_full(problem, &mut list, progress)?;
         let full = problem.search_space().full_genome();
         let layer_losses = scores.layer_losses(problem.search_space());
@@ -105,7 +104,7 @@ impl BlockScores {
             let windows = likely_windows(&layer_losses, size).into_iter();
             let windows = windows.map(|window| without_window(&full, &window));
             let windows = list.score(windows.collect(), "scoring windows of layers", progress)?;
-            let loss = |evaluation: &Evaluation| evaluation.objectives[0];
+            let loss = |evaluation: &Evaluation| list.blocks.loss.total(&evaluation.objectives);
             let best = windows
                 .into_iter()
                 .min_by(|a, b| loss(a).total_cmp(&loss(b)));
@@ -113,7 +112,7 @@ impl BlockScores {
             let cuts = single_cuts(problem, &best.genome, FINE);
             let label = format!("scoring blocks without {size} layers");
             let evaluations = list.score(cuts, &label, progress)?;
-            let base = Base::of(best.genome.clone(), loss(&best), &evaluations);
+            let base = list.base(best.genome.clone(), &best.objectives, &evaluations);
             scores.without_windows.push(base);
         }
         Ok(scores)
@@ -128,7 +127,7 @@ impl BlockScores {
         let cuts = single_cuts(problem, &full, COARSE);
         let evaluations = list.score(cuts, "scoring blocks", progress)?;
         Ok(Self {
-            full: Base::of(full, 0.0, &evaluations),
+            full: list.base(full, &[], &evaluations),
             without_windows: Vec::new(),
             genes: genes(problem),
         })
@@ -194,15 +193,15 @@ impl BlockScores {
 impl Base {
     /// A network that loses `loss`, by what those of `evaluations` lose that differ from it in one gene. A cut
     /// that seems to gain gains by chance: it loses nothing, or sums of block losses would make it everywhere.
-    fn of(genome: Genome, loss: f64, evaluations: &[Evaluation]) -> Self {
+    fn of(genome: Genome, loss: f64, evaluations: impl Iterator<Item = (Genome, f64)>) -> Self {
         let mut losses: Vec<BTreeMap<usize, f64>> = genome
             .iter()
             .map(|gene| BTreeMap::from([(*gene, 0.0)]))
             .collect();
-        for evaluation in evaluations {
-            let mut pairs = evaluation.genome.iter().zip(&genome).enumerate();
+        for (cut, cut_loss) in evaluations {
+            let mut pairs = cut.iter().zip(&genome).enumerate();
             if let Some((gene, (choice, _))) = pairs.find(|(_, (choice, base))| choice != base) {
-                losses[gene].insert(*choice, (evaluation.objectives[0] - loss).max(0.0));
+                losses[gene].insert(*choice, (cut_loss - loss).max(0.0));
             }
         }
         Self { genome, losses }
@@ -219,10 +218,10 @@ struct List<'a> {
 impl<'a> List<'a> {
     fn open(
         problem: &'a SubnetProblem<'a>,
-        evaluator: &'a Evaluator<'a>,
+        loss: &'a Loss<'a>,
         path: &Path,
     ) -> anyhow::Result<Self> {
-        let blocks = OneBlock { problem, evaluator };
+        let blocks = OneBlock { problem, loss };
         // A random search whose first genomes are all there is to evaluate is a list.
         let list = RandomSearch::new(problem.space(), &[], 0)?;
         let header = StudyHeader::of(&blocks, &list, 0);
@@ -238,6 +237,14 @@ impl<'a> List<'a> {
             study,
             genomes: Vec::new(),
         })
+    }
+
+    /// A network that loses these `objectives`, none where it is the full model, and what its cuts lose more.
+    fn base(&self, genome: Genome, objectives: &[f64], cuts: &[Evaluation]) -> Base {
+        let loss = self.blocks.loss;
+        let cuts = cuts.iter();
+        let cuts = cuts.map(|cut| (cut.genome.clone(), loss.total(&cut.objectives)));
+        Base::of(genome, loss.total(objectives), cuts)
     }
 
     /// Scores of `genomes`, which no list before has had.
@@ -371,19 +378,12 @@ fn single_cuts(problem: &SubnetProblem<'_>, base: &[usize], shares: Shares) -> V
 
 #[cfg(test)]
 mod tests {
-    use lathe_search::Fidelity;
-
     use super::*;
 
     #[test]
     fn a_cut_that_seems_to_gain_loses_nothing() {
-        let scored = |genome: &[usize], loss| Evaluation {
-            genome: genome.to_vec(),
-            fidelity: Fidelity::default(),
-            objectives: vec![loss],
-        };
-        let evaluations = [scored(&[1, 3], 0.7), scored(&[2, 1], 0.48)];
-        let base = Base::of(vec![2, 3], 0.5, &evaluations);
+        let cuts = [(vec![1, 3], 0.7), (vec![2, 1], 0.48)];
+        let base = Base::of(vec![2, 3], 0.5, cuts.into_iter());
         let losses = base.losses;
         assert!((losses[0][&1] - 0.2).abs() < 1e-12 && losses[0][&2] == 0.0);
         assert_eq!(losses[1], BTreeMap::from([(1, 0.0), (3, 0.0)]));

@@ -8,10 +8,9 @@
 use anyhow::Context;
 use lathe_arch::{SearchSpace, SubnetConfig};
 use lathe_search::Evaluation;
-use lathe_supernet::{Evaluator, Split, Subnet};
+use lathe_supernet::{Split, Subnet};
 
-use crate::problem::divergence;
-use crate::{Prepared, Progress};
+use crate::{Loss, Prepared, Progress, SearchTask};
 
 /// Networks that are scored again.
 const SCORED_AGAIN: usize = 8;
@@ -23,7 +22,7 @@ const CORRECTED: usize = 3;
 /// Scores the networks that a search found once more.
 pub(crate) struct Finals<'a> {
     prepared: &'a Prepared,
-    evaluator: Evaluator<'a>,
+    loss: Loss<'a>,
 }
 
 impl<'a> Finals<'a> {
@@ -31,11 +30,15 @@ impl<'a> Finals<'a> {
     ///
     /// # Errors
     /// When there is no text.
-    pub fn new(prepared: &'a Prepared, search_tokens: usize) -> anyhow::Result<Self> {
+    pub fn new(
+        prepared: &'a Prepared,
+        search_tokens: usize,
+        task: Option<&SearchTask>,
+    ) -> anyhow::Result<Self> {
         let windows = prepared.windows_up_to(Split::Search, MORE_TEXT * search_tokens)?;
         Ok(Self {
             prepared,
-            evaluator: Evaluator::new(&prepared.supernet, &windows)?,
+            loss: Loss::new(prepared, &windows, task)?,
         })
     }
 
@@ -50,21 +53,22 @@ impl<'a> Finals<'a> {
         progress: Progress<'_>,
     ) -> anyhow::Result<Subnet<'a>> {
         let mut found = found.to_vec();
-        found.sort_by(|a, b| a.objectives[1].total_cmp(&b.objectives[1]));
+        let lost = |evaluation: &Evaluation| self.loss.total(&evaluation.objectives);
+        found.sort_by(|a, b| lost(a).total_cmp(&lost(b)));
         found.truncate(SCORED_AGAIN);
         let mut scored = Vec::with_capacity(found.len());
         for (done, evaluation) in found.iter().enumerate() {
             progress("scoring the best on more text", done, found.len());
             let subnet = space.decode(&evaluation.genome)?;
             let cut = self.prepared.supernet.cut(&subnet)?;
-            scored.push((divergence(&self.evaluator, &cut)?, subnet));
+            scored.push((self.loss.total(&self.loss.of(&cut)?), subnet));
         }
         scored.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut best: Option<(f64, Subnet<'a>)> = None;
         for (_, subnet) in &scored[..self.finalists(scored.len())] {
-            let (divergence, cut) = self.as_exported(subnet, progress)?;
-            if best.as_ref().is_none_or(|(least, _)| divergence < *least) {
-                best = Some((divergence, cut));
+            let (loss, cut) = self.as_exported(subnet, progress)?;
+            if best.as_ref().is_none_or(|(least, _)| loss < *least) {
+                best = Some((loss, cut));
             }
         }
         Ok(best.context("a search without a network")?.1)
@@ -86,6 +90,6 @@ impl<'a> Finals<'a> {
         progress: Progress<'_>,
     ) -> anyhow::Result<(f64, Subnet<'a>)> {
         let cut = self.prepared.cut(subnet, progress)?;
-        Ok((divergence(&self.evaluator, &cut)?, cut))
+        Ok((self.loss.total(&self.loss.of(&cut)?), cut))
     }
 }

@@ -18,11 +18,14 @@ pub enum Objective {
     Energy,
     /// KL divergence from the full model, which the study measured.
     Kl,
+    /// How many bits per byte more the right answers take than of the full model, which a study measured that
+    /// was told questions.
+    Answers,
 }
 
 impl Objective {
     /// All there are.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Latency(LatencyObjective::Ttft),
         Self::Latency(LatencyObjective::Tpot),
         Self::Latency(LatencyObjective::Total),
@@ -30,6 +33,7 @@ impl Objective {
         Self::Size,
         Self::Energy,
         Self::Kl,
+        Self::Answers,
     ];
 
     /// Its name on the command line.
@@ -40,6 +44,7 @@ impl Objective {
             Self::Size => "size",
             Self::Energy => "energy",
             Self::Kl => "kl",
+            Self::Answers => "answers",
         }
     }
 
@@ -53,6 +58,7 @@ impl Objective {
             Self::Size => "weight_bytes",
             Self::Energy => "energy_joules",
             Self::Kl => "kl_divergence",
+            Self::Answers => "bits_per_byte_increase",
         }
     }
 
@@ -61,7 +67,7 @@ impl Objective {
         match self {
             Self::Latency(_) => 1,
             Self::Memory | Self::Size => 0,
-            Self::Energy | Self::Kl => 4,
+            Self::Energy | Self::Kl | Self::Answers => 4,
         }
     }
 
@@ -69,7 +75,7 @@ impl Objective {
     pub(crate) fn is_of_device(self) -> bool {
         match self {
             Self::Latency(_) | Self::Memory | Self::Energy => true,
-            Self::Size | Self::Kl => false,
+            Self::Size | Self::Kl | Self::Answers => false,
         }
     }
 }

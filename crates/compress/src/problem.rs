@@ -5,11 +5,11 @@ use std::str::FromStr;
 use lathe_arch::{ModelConfig, SearchSpace, SubnetConfig, Workload};
 use lathe_latency::{LatencyTable, Prediction};
 use lathe_search::{Cost, Evaluation, Fidelity, Genome, Problem, Space, Trial};
-use lathe_supernet::{Evaluator, Subnet, Supernet, SupernetError};
+use lathe_supernet::{Supernet, SupernetError};
 use serde::{Deserialize, Serialize};
 
 use crate::device::Device;
-use crate::{Column, DeviceTables, Front, Member, Objective};
+use crate::{Column, DeviceTables, Front, Loss, Member, Objective};
 
 /// Which predicted latency is minimised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -65,18 +65,15 @@ impl FromStr for LatencyObjective {
     }
 }
 
-/// Name of the quality objective.
-pub(crate) const KL_DIVERGENCE: &str = "kl_divergence";
-/// What a search for one device minimises.
-pub(crate) const OBJECTIVES: [&str; 2] = [LATENCY, KL_DIVERGENCE];
-const LATENCY: &str = "latency_us";
+/// What latencies are called as objectives.
+pub(crate) const LATENCY: &str = "latency_us";
 
-/// Predicted latency on one device or several against KL divergence from the full model, over the
-/// sub-networks of one super-network.
+/// Predicted latency on one device or several against the [`Loss`] of the sub-networks of one
+/// super-network.
 pub struct SubnetProblem<'a> {
-    evaluator: &'a Evaluator<'a>,
+    loss: &'a Loss<'a>,
     /// On fewer tokens, the fewest first.
-    low: &'a [Evaluator<'a>],
+    low: &'a [Loss<'a>],
     low_shares: Vec<f64>,
     search_space: SearchSpace,
     space: Space,
@@ -109,15 +106,14 @@ impl<'a> SubnetProblem<'a> {
     /// # Errors
     /// When the table lacks a choice of the space or does not cover the workload.
     pub fn new(
-        evaluator: &'a Evaluator<'a>,
+        loss: &'a Loss<'a>,
         search_space: &SearchSpace,
         table: &'a LatencyTable,
         workload: Workload,
         objective: LatencyObjective,
     ) -> anyhow::Result<Self> {
-        let tokens = evaluator.token_count();
         Ok(Self {
-            evaluator,
+            loss,
             low: &[],
             low_shares: Vec::new(),
             space: Space::new(search_space.cardinalities())?,
@@ -127,13 +123,14 @@ impl<'a> SubnetProblem<'a> {
                 search_space,
                 workload,
             )?],
-            names: OBJECTIVES.map(str::to_owned).to_vec(),
+            names: names([LATENCY.to_owned()], loss),
             fingerprint: format!(
-                "{}{ON}{}, {workload}, {objective:?}, {tokens} tokens, table {:016x}, super-network {:016x}",
+                "{}{ON}{}, {workload}, {objective:?}, {}, table {:016x}, super-network {:016x}",
                 table.model.name,
                 table.device.name,
+                loss.fingerprint(),
                 table_digest(table),
-                evaluator.supernet().digest(),
+                loss.supernet().digest(),
             ),
             search_space: search_space.clone(),
             objective,
@@ -146,13 +143,13 @@ impl<'a> SubnetProblem<'a> {
     /// # Errors
     /// When a table is of another model, lacks a choice of the space or does not cover the workload.
     pub fn on_devices(
-        evaluator: &'a Evaluator<'a>,
+        loss: &'a Loss<'a>,
         search_space: &SearchSpace,
         tables: &'a DeviceTables,
         workload: Workload,
         objective: LatencyObjective,
     ) -> anyhow::Result<Self> {
-        let mut problem = Self::new(evaluator, search_space, tables.first(), workload, objective)?;
+        let mut problem = Self::new(loss, search_space, tables.first(), workload, objective)?;
         problem.devices = tables.devices(search_space, workload)?;
         if let [_, others @ ..] = &problem.devices[..] {
             for device in others {
@@ -163,7 +160,7 @@ impl<'a> SubnetProblem<'a> {
         if problem.devices.len() > 1 {
             let devices = problem.devices.iter();
             let latencies = devices.map(|device| format!("{LATENCY}@{}", device.name));
-            problem.names = latencies.chain([KL_DIVERGENCE.to_owned()]).collect();
+            problem.names = names(latencies, loss);
         }
         Ok(problem)
     }
@@ -172,9 +169,9 @@ impl<'a> SubnetProblem<'a> {
     ///
     /// # Errors
     /// When they are not on ever more tokens, fewer than those of full evaluations.
-    pub fn with_low_fidelities(mut self, low: &'a [Evaluator<'a>]) -> anyhow::Result<Self> {
-        let full = self.evaluator.token_count();
-        let tokens: Vec<usize> = low.iter().map(Evaluator::token_count).collect();
+    pub fn with_low_fidelities(mut self, low: &'a [Loss<'a>]) -> anyhow::Result<Self> {
+        let full = self.loss.token_count();
+        let tokens: Vec<usize> = low.iter().map(Loss::token_count).collect();
         anyhow::ensure!(
             tokens.iter().chain([&full]).is_sorted_by(|a, b| a < b),
             "stages of {tokens:?} tokens before evaluations on {full}: expected ever more"
@@ -187,7 +184,7 @@ impl<'a> SubnetProblem<'a> {
 
     /// The super-network whose sub-networks are searched.
     pub fn supernet(&self) -> &Supernet {
-        self.evaluator.supernet()
+        self.loss.supernet()
     }
 
     /// The choices behind the genomes.
@@ -197,7 +194,7 @@ impl<'a> SubnetProblem<'a> {
 
     /// The model's dimensions.
     pub fn model(&self) -> &ModelConfig {
-        self.evaluator.supernet().model()
+        self.loss.supernet().model()
     }
 
     /// Number of devices.
@@ -227,10 +224,11 @@ impl<'a> SubnetProblem<'a> {
                 device: device.clone(),
             })
         });
-        let kl = Column {
-            objective: Objective::Kl,
+        let lost = self.loss.parts().iter().map(|part| Column {
+            objective: *part,
             device: None,
-        };
+        });
+        let latency_count = self.devices.len();
         let member = |evaluation: &Evaluation| {
             let genome = &evaluation.genome;
             let devices = self.devices.iter();
@@ -240,16 +238,21 @@ impl<'a> SubnetProblem<'a> {
             anyhow::Ok(Member {
                 genome: genome.clone(),
                 values: values
-                    .chain(evaluation.objectives.last().copied())
+                    .chain(evaluation.objectives.iter().skip(latency_count).copied())
                     .collect(),
                 parameters: subnet.parameters(self.model()),
                 subnet,
             })
         };
         Ok(Front {
-            columns: columns.chain([kl]).collect(),
+            columns: columns.chain(lost).collect(),
             members: evaluations.iter().map(member).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// What a network loses besides.
+    pub fn loss(&self) -> &'a Loss<'a> {
+        self.loss
     }
 
     /// The latency that is minimised, on the first device, in microseconds.
@@ -296,15 +299,21 @@ impl Problem for SubnetProblem<'_> {
 
     fn evaluate(&mut self, trial: &Trial) -> Result<Vec<f64>, SupernetError> {
         let config = self.search_space.decode(&trial.genome)?;
-        let evaluator = match trial.fidelity {
-            Fidelity::Low(index) => self.low.get(index).unwrap_or(self.evaluator),
-            Fidelity::Full => self.evaluator,
+        let loss = match trial.fidelity {
+            Fidelity::Low(index) => self.low.get(index).unwrap_or(self.loss),
+            Fidelity::Full => self.loss,
         };
-        let subnet = evaluator.supernet().cut(&config)?;
+        let subnet = loss.supernet().cut(&config)?;
         let latencies = self.devices.iter();
         let latencies = latencies.map(|device| device.latency_us(self.objective, &trial.genome));
-        Ok(latencies.chain([divergence(evaluator, &subnet)?]).collect())
+        Ok(latencies.chain(loss.of(&subnet)?).collect())
     }
+}
+
+/// Names of objectives: latencies, then what is lost.
+fn names(latencies: impl IntoIterator<Item = String>, loss: &Loss<'_>) -> Vec<String> {
+    let lost = loss.parts().iter().map(|part| part.field().to_owned());
+    latencies.into_iter().chain(lost).collect()
 }
 
 /// Whether a problem with this fingerprint is one of the model `name`.
@@ -324,24 +333,6 @@ const ON: &str = " on ";
 /// Characters of a fingerprint that are shown.
 const EXCERPT: usize = 80;
 
-/// KL divergence of a sub-network from the full model in nats, at most [`MAX_DIVERGENCE`]: beyond it
-/// one is as useless as any other, and infinity or NaN would stop a search.
-pub(crate) fn divergence(
-    evaluator: &Evaluator<'_>,
-    subnet: &Subnet<'_>,
-) -> Result<f64, SupernetError> {
-    let divergence = evaluator.perplexity_and_kl(subnet)?.kl_divergence;
-    Ok(divergence.map_or(MAX_DIVERGENCE, capped))
-}
-
-/// NaN counts as the most.
-fn capped(divergence: f64) -> f64 {
-    divergence.min(MAX_DIVERGENCE)
-}
-
-/// Divergences are capped here, in nats.
-const MAX_DIVERGENCE: f64 = 20.0;
-
 /// Tells tables apart: two profiles of one device differ in their prices.
 fn table_digest(table: &LatencyTable) -> u64 {
     let bits = table
@@ -352,17 +343,4 @@ fn table_digest(table: &LatencyTable) -> u64 {
     bits.fold(0xcbf2_9ce4_8422_2325, |hash, bits| {
         (hash ^ bits).wrapping_mul(0x0000_0100_0000_01b3)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_broken_network_is_as_far_as_can_be() {
-        assert_eq!(capped(0.5), 0.5);
-        for broken in [f64::NAN, f64::INFINITY] {
-            assert_eq!(capped(broken), MAX_DIVERGENCE);
-        }
-    }
 }

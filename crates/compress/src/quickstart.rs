@@ -13,7 +13,7 @@ use lathe_profiler::{
 };
 use lathe_search::{Evaluation, Problem, Study, pareto_front};
 use lathe_supernet::{
-    Evaluator, Importance, Recovery, Split, Subnet, TokenWindows, perplexity, perplexity_and_kl,
+    Importance, Recovery, Split, Subnet, TokenWindows, perplexity, perplexity_and_kl,
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +21,8 @@ use crate::additive::shares_near;
 use crate::artefact::{cached, write_json, write_yaml};
 use crate::search::KeptSearch;
 use crate::{
-    BlockScores, LatencyObjective, Preparation, Prepared, Progress, StudyReport, SubnetProblem,
-    UniformPruning, Validation, ValidationPlan, load_text, uniform_prunings,
+    BlockScores, LatencyObjective, Loss, Preparation, Prepared, Progress, StudyReport,
+    SubnetProblem, UniformPruning, Validation, ValidationPlan, load_text, uniform_prunings,
 };
 
 /// Seconds that a profile may take over those for its blocks.
@@ -187,9 +187,9 @@ pub fn quickstart(job: &Quickstart<'_>, progress: Progress<'_>) -> anyhow::Resul
     let table = profile_step(job, &prepared, progress)?;
     let windows = prepared.windows(Split::Search, job.effort.search_tokens)?;
     progress("running the full model on the search text", 0, 1);
-    let evaluator = Evaluator::new(&prepared.supernet, &windows)?;
+    let loss = Loss::new(&prepared, &windows, None)?;
     let mut problem = SubnetProblem::new(
-        &evaluator,
+        &loss,
         &prepared.space,
         &table,
         job.workload,
@@ -317,9 +317,9 @@ fn block_step(
     progress: Progress<'_>,
 ) -> anyhow::Result<BlockScores> {
     let windows = prepared.windows(Split::Search, job.effort.block_tokens)?;
-    let evaluator = Evaluator::new(&prepared.supernet, &windows)?;
+    let loss = Loss::new(prepared, &windows, None)?;
     let study = job.folder.join("blocks.db");
-    BlockScores::measure(problem, &evaluator, &study, progress)
+    BlockScores::measure(problem, &loss, &study, progress)
 }
 
 /// The front's best sub-network that is predicted to be fast enough.

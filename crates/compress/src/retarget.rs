@@ -10,7 +10,6 @@ use lathe_search::{Evaluation, StudyHeader, pareto_front};
 use crate::depths::{Deep, shallower};
 use crate::device::Device;
 use crate::front::{Column, Front, Member};
-use crate::problem::KL_DIVERGENCE;
 use crate::{DeviceTables, Limits, Objective};
 
 /// A study and what is asked of it.
@@ -29,6 +28,8 @@ pub struct Retarget<'a> {
     pub objectives: &'a [Objective],
     /// What a network must keep on every device.
     pub limits: Limits,
+    /// Nats of divergence per token that a bit per byte of answers is worth, where the study was told questions.
+    pub answer_weight: f64,
 }
 
 /// What a study has for its devices.
@@ -36,10 +37,10 @@ pub struct Retarget<'a> {
 pub struct Retargeted {
     /// The networks that keep the limits and that none of these is better than in everything.
     pub front: Front,
-    /// Where there are limits, the network nearest to the full model that keeps them.
+    /// Where there are limits, the network that loses the least of those that keep them.
     pub chosen: Option<Member>,
-    /// Networks of fewer layers that keep the limits and diverge at most half as much again: of each number
-    /// of layers the one nearest to the full model, where none of still fewer is nearer. Healing may turn
+    /// Networks of fewer layers that keep the limits and lose at most half as much again: of each number
+    /// of layers the one that loses the least, where none of still fewer loses less. Healing may turn
     /// their order.
     pub shallower: Vec<Member>,
 }
@@ -101,12 +102,11 @@ impl Retarget<'_> {
         evaluations: &[Evaluation],
         revalued: &[Evaluation],
     ) -> anyhow::Result<Vec<Member>> {
-        let kl_index = self.kl_index()?;
         let pairs = evaluations.iter().zip(revalued);
         let deep = pairs.map(|(evaluation, revalued)| {
             anyhow::Ok(Deep {
                 depth: self.space.decode(&evaluation.genome)?.depth(),
-                divergence: evaluation.objectives[kl_index],
+                loss: self.loss(evaluation)?,
                 network: revalued,
             })
         });
@@ -115,7 +115,6 @@ impl Retarget<'_> {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        self.kl_index()?;
         anyhow::ensure!(
             !self.evaluations.is_empty(),
             "the study holds no evaluations"
@@ -135,15 +134,24 @@ impl Retarget<'_> {
         Ok(())
     }
 
-    fn kl_index(&self) -> anyhow::Result<usize> {
-        let names = &self.header.objectives;
-        let index = names.iter().position(|name| name == KL_DIVERGENCE);
-        index.with_context(|| {
+    /// What the study has of an objective that was measured.
+    fn measured(&self, evaluation: &Evaluation, objective: Objective) -> anyhow::Result<f64> {
+        let (names, wanted) = (&self.header.objectives, objective.field());
+        let index = names.iter().position(|name| name == wanted);
+        let value = index.and_then(|index| evaluation.objectives.get(index));
+        value.copied().with_context(|| {
             format!(
-                "the study minimises {}, a front needs {KL_DIVERGENCE}",
+                "the study minimises {}: it has no {wanted}",
                 names.join(" and ")
             )
         })
+    }
+
+    /// What a network loses in all.
+    fn loss(&self, evaluation: &Evaluation) -> anyhow::Result<f64> {
+        let divergence = self.measured(evaluation, Objective::Kl)?;
+        let answers = self.measured(evaluation, Objective::Answers).unwrap_or(0.0);
+        Ok(divergence + self.answer_weight * answers)
     }
 
     fn sources<'d>(&self, devices: &'d [Device<'d>]) -> Vec<Source<'d>> {
@@ -172,7 +180,7 @@ impl Retarget<'_> {
             Objective::Memory => device.peak_memory_bytes(&subnet),
             Objective::Size => Ok(device.weight_bytes(&subnet)),
             Objective::Energy => device.energy_joules(genome),
-            Objective::Kl => Ok(evaluation.objectives[self.kl_index()?]),
+            Objective::Kl | Objective::Answers => self.measured(evaluation, *objective),
         };
         Ok(Evaluation {
             objectives: sources.iter().map(value).collect::<anyhow::Result<_>>()?,
@@ -180,19 +188,19 @@ impl Retarget<'_> {
         })
     }
 
-    /// Of `revalued`, the one whose own evaluation is nearest to the full model; of several, the
+    /// Of `revalued`, the one whose own evaluation lost the least; of several, the
     /// first in the order of a front.
     fn nearest<'e>(
         &self,
         evaluations: &[Evaluation],
         revalued: &'e [Evaluation],
     ) -> anyhow::Result<Option<&'e Evaluation>> {
-        let kl_index = self.kl_index()?;
-        let pairs = evaluations.iter().zip(revalued);
+        let losses = evaluations.iter().map(|evaluation| self.loss(evaluation));
+        let losses = losses.collect::<anyhow::Result<Vec<f64>>>()?;
+        let pairs = losses.iter().zip(revalued);
         let nearest = pairs.min_by(|(a, revalued_a), (b, revalued_b)| {
-            let nearer = a.objectives[kl_index].total_cmp(&b.objectives[kl_index]);
             let values = revalued_a.objectives.iter().zip(&revalued_b.objectives);
-            values.fold(nearer, |order, (a, b)| order.then(a.total_cmp(b)))
+            values.fold(a.total_cmp(b), |order, (a, b)| order.then(a.total_cmp(b)))
         });
         Ok(nearest.map(|(_, revalued)| revalued))
     }

@@ -11,6 +11,68 @@ use lathe_search::{Evaluation, Study};
 use lathe_tests::{Desk, short_profile};
 
 #[test]
+fn a_search_is_told_questions() {
+    let desk = Desk::with_text();
+    let (model, text, table) = (desk.model(), desk.text("text.txt"), desk.profile());
+    let question = |context: &str, answer: usize| serde_json::json!({ "context": context, "choices": ["fox", "model"], "answer": answer });
+    let asked = ["quick brown", "the lazy", "over a"];
+    let lines = asked.map(|context| question(context, 0).to_string());
+    let questions = desk.text("questions.jsonl");
+    fs::write(&questions, lines.join("\n")).unwrap();
+    let search = [
+        "search", "--model", &model, "--text", &text, "--table", &table,
+    ];
+    let sizes = [
+        "--evaluations",
+        "30",
+        "--tokens",
+        "512",
+        "--calibration-tokens",
+        "512",
+    ];
+    // What is minimised, and all that was evaluated.
+    let found = |name: &str, told: &[&str]| {
+        let study = desk.text(name);
+        desk.succeeds(&[&search[..], &sizes, &["--study", &study], told].concat());
+        let study = Study::open(Path::new(&study)).unwrap();
+        let objectives = study.header().objectives.clone();
+        (objectives, study.evaluations().unwrap())
+    };
+    let (untold_objectives, untold) = found("untold.db", &[]);
+    let told = ["--search-task", &questions, "--search-questions", "2"];
+    let weighing = |weight| [&told[..], &["--answer-weight", weight]].concat();
+    let (objectives, light) = found("light.db", &weighing("1e-9"));
+    assert_eq!(untold_objectives, objectives[..2]);
+    assert_eq!(objectives[2], "bits_per_byte_increase");
+    // Answers that weigh nothing change nothing.
+    let of_text = |all: &[Evaluation]| -> Vec<_> {
+        let pairs = all
+            .iter()
+            .map(|e| (e.genome.clone(), e.objectives[..2].to_vec()));
+        pairs.collect()
+    };
+    assert_eq!(of_text(&light), of_text(&untold));
+    assert!(light[0].objectives[2].abs() < 1e-6, "the full model's");
+    let moved = |e: &&Evaluation| e.objectives[2].abs() > 0.01;
+    assert!(light.iter().filter(moved).count() > 4);
+    // Those that weigh much turn the search to them.
+    let (_, heavy) = found("heavy.db", &weighing("1000"));
+    assert_ne!(of_text(&heavy), of_text(&untold));
+    let heavy = desk.text("heavy.db");
+    let objectives = ["--objectives", "tpot,kl,answers", "--json"];
+    let front = ["front", "--study", &heavy, "--table", &table];
+    let front = desk.succeeds(&[&front[..], &objectives].concat());
+    let front: serde_json::Value = serde_json::from_str(&front).unwrap();
+    assert!(front["front"][0]["bits_per_byte_increase"].is_f64());
+    let page = desk.text("report.html");
+    let report = ["report", "--study", &heavy, "--table", &table];
+    desk.succeeds(&[&report[..], &["--model", &model, "--out", &page]].concat());
+    let lost = ["--study", "x.db", "--answer-weight", "2"];
+    let message = desk.fails(&[&search[..], &lost].concat());
+    assert!(message.contains("--search-task"), "{message}");
+}
+
+#[test]
 fn a_finished_study_is_asked_for_other_fronts() {
     let desk = Desk::with_text();
     let (model, text, table) = (desk.model(), desk.text("text.txt"), desk.profile());

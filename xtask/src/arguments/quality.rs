@@ -5,13 +5,13 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use lathe_arch::Precision;
-use lathe_compress::MmluForm;
+use lathe_compress::{MmluForm, SearchTask};
 use lathe_fetch::Cache;
 use lathe_supernet::Question;
 
 use super::engine::EngineArguments;
 use super::model::{AdapterArgument, ModelArguments};
-use super::number::at_least_one;
+use super::number::{at_least_one, positive};
 
 /// What is scored.
 #[derive(Clone, PartialEq, Eq)]
@@ -84,8 +84,45 @@ impl QuestionSource {
             Self::Mmlu(form) => lathe_compress::mmlu(cache, *form)?,
             Self::File(path) => lathe_compress::questions(path)?,
         };
-        anyhow::ensure!(!questions.is_empty(), "--task: there are no questions");
+        anyhow::ensure!(
+            !questions.is_empty(),
+            "{}: there are no questions",
+            self.name()
+        );
         Ok(questions)
+    }
+}
+
+/// What a search is told to answer, besides what it reads.
+#[derive(Args)]
+pub struct SearchTaskArguments {
+    /// Questions that searches are told to answer as well, mmlu, mmlu-cloze or a file of JSON lines: networks then
+    /// lose what diverges on text and what makes the right answers less likely. None that networks are tested with
+    #[arg(long, value_name = "TASK|FILE")]
+    pub search_task: Option<QuestionSource>,
+    /// Questions of each evaluation, the first of a fixed order
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = at_least_one, requires = "search_task")]
+    pub search_questions: usize,
+    /// What a bit per byte of the right answers is worth, in nats of divergence per token of text
+    #[arg(long, default_value_t = 1.0, value_name = "X", value_parser = positive, requires = "search_task")]
+    pub answer_weight: f64,
+}
+
+impl SearchTaskArguments {
+    /// The questions, where there are any, for evaluations on `tokens` tokens.
+    ///
+    /// # Errors
+    /// When they cannot be fetched or read, or there are none.
+    pub fn read(&self, cache: &Cache, tokens: usize) -> anyhow::Result<Option<SearchTask>> {
+        let Some(source) = &self.search_task else {
+            return Ok(None);
+        };
+        let all = source.read(cache)?;
+        Ok(Some(SearchTask {
+            questions: Question::sample(&all, all.len()),
+            per_token: self.search_questions as f64 / tokens.max(1) as f64,
+            weight: self.answer_weight,
+        }))
     }
 }
 

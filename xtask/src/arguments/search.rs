@@ -9,7 +9,7 @@ use lathe_compress::{LatencyObjective, Limits};
 use super::lesson::LessonArguments;
 use super::model::{AdapterArgument, DeviceArguments, ModelArguments};
 use super::number::{population, share};
-use super::quality::QuestionSource;
+use super::quality::{QuestionSource, SearchTaskArguments};
 use crate::units;
 
 /// Search methods.
@@ -103,6 +103,8 @@ pub struct ProblemArguments {
     /// Precisions that blocks and LM head may have [default: the model's, f32]
     #[arg(long, value_delimiter = ',', value_name = "P,P")]
     pub precision: Vec<Precision>,
+    #[command(flatten)]
+    pub task: SearchTaskArguments,
     #[command(flatten)]
     pub sizes: SizeArguments,
     /// Which latency is minimised: tpot, ttft or total
@@ -213,6 +215,8 @@ pub struct Compare {
     /// Tokens of each evaluation
     #[arg(long, default_value_t = 2048, value_name = "N")]
     pub tokens: usize,
+    #[command(flatten)]
+    pub search_task: SearchTaskArguments,
     /// Tokens of each block score
     #[arg(long, default_value_t = 1024, value_name = "N")]
     pub block_tokens: usize,

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use lathe_arch::Workload;
 use lathe_compress::{self as compress, LatencyObjective};
 
+use super::number::not_negative;
 use super::search::LimitArguments;
 
 #[derive(Args)]
@@ -78,6 +79,10 @@ pub struct Front {
     /// Tokens of prompt and generation
     #[arg(long, default_value = "128+64", value_name = "P+G")]
     pub workload: Workload,
+    /// What a bit per byte of the right answers is worth in nats of divergence, where one network is chosen of a
+    /// study with --search-task
+    #[arg(long, default_value_t = 1.0, value_name = "X", value_parser = not_negative)]
+    pub answer_weight: f64,
     /// Folder for front.yaml and front.csv, and with limits for the best network as chosen.yaml and those of
     /// fewer layers that may heal better, as depth-N.yaml
     #[arg(long, value_name = "DIR")]
@@ -127,6 +132,9 @@ fn objective() -> impl TypedValueParser<Value = compress::Objective> {
             }
             compress::Objective::Kl => {
                 "KL divergence from the full model, which the study measured"
+            }
+            compress::Objective::Answers => {
+                "bits per byte of the right answers over the full model's, which a study with --search-task measured"
             }
         };
         PossibleValue::new(objective.name()).help(help)

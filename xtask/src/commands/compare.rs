@@ -25,6 +25,9 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
         "--train-text is read by healing alone: say for how long with --heal-steps"
     );
     let quiz = quiz(arguments, &cache)?;
+    let task = arguments.search_task.read(&cache, arguments.tokens)?;
+    let tested = quiz.as_ref().map_or(&[][..], |quiz| &quiz.questions);
+    let search_task = task.map(|task| task.without(tested));
     let table = context::table_for(&cache, &arguments.model.model, &arguments.table)?;
     let (model, adapter) = (&arguments.model, &arguments.adapter);
     let out = &arguments.out;
@@ -50,6 +53,7 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
         search_tokens: arguments.tokens,
         block_tokens: arguments.block_tokens,
         test_tokens: arguments.test_tokens,
+        search_task,
         quiz,
         heal_steps: arguments.heal_steps,
         heal_settings: TrainSettings {

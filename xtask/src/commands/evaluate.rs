@@ -132,4 +132,8 @@ fn print_choice(quality: &ChoiceQuality) {
             by_information(accuracy),
         );
     }
+    println!(
+        "right choices: {:.4} +-{:.4} bits per byte",
+        quality.bits_per_byte, quality.bits_per_byte_stderr
+    );
 }

@@ -31,6 +31,7 @@ pub fn run(arguments: &Front) -> anyhow::Result<()> {
         workload: arguments.workload,
         objectives: &arguments.objectives,
         limits: arguments.limits.limits(),
+        answer_weight: arguments.answer_weight,
     }
     .front()?;
     if let Some(folder) = &arguments.out {
@@ -124,6 +125,7 @@ fn shown(objective: Objective) -> (&'static str, &'static str, f64, usize) {
         Objective::Size => ("size", " MB", 1e6, 1),
         Objective::Energy => ("energy", " J", 1.0, 3),
         Objective::Kl => ("KL", " (nats)", 1.0, 4),
+        Objective::Answers => ("answers", " (bits/byte)", 1.0, 4),
     }
 }
 

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
-use lathe_compress::{SubnetProblem, write_json};
+use lathe_compress::{Loss, SubnetProblem, write_json};
 use lathe_fetch::Cache;
 use lathe_search::{Genome, Problem, Study, StudyHeader, Trial};
-use lathe_supernet::{Evaluator, Split};
+use lathe_supernet::Split;
 use serde_json::json;
 
 use crate::arguments::Objective;
@@ -21,16 +21,17 @@ pub fn run(arguments: &Objective) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
     let asked = &arguments.problem;
+    let task = asked.task.read(&cache, asked.tokens)?;
     let tables = asked.tables(&cache)?;
     let folder = context::folder_of(&arguments.study);
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let prepared = asked.prepare(&cache, &mut steps)?;
     let windows = prepared.windows(Split::Search, asked.tokens)?;
     steps.show("running the full model on the search text", 0, 1);
-    let evaluator = Evaluator::new(&prepared.supernet, &windows)?;
+    let loss = Loss::new(&prepared, &windows, task.as_ref())?;
     let (workload, latency) = (asked.workload, asked.latency);
     let mut problem =
-        SubnetProblem::on_devices(&evaluator, &prepared.space, &tables, workload, latency)?;
+        SubnetProblem::on_devices(&loss, &prepared.space, &tables, workload, latency)?;
     let mut known = Known::open(&arguments.study, &problem)?;
     write_json(
         &arguments.study.with_extension(context::SPACE),

@@ -2,14 +2,15 @@ use std::ops::ControlFlow;
 
 use anyhow::Context;
 use lathe_compress::{
-    BlockScores, LatencyObjective, Limits, SubnetProblem, default_shares, write_json, write_yaml,
+    BlockScores, LatencyObjective, Limits, Loss, SubnetProblem, default_shares, write_json,
+    write_yaml,
 };
 use lathe_fetch::Cache;
 use lathe_search::{
     Costs, Evaluation, HalvingOptions, Study, StudyHeader, SuccessiveHalving, knee_point,
     pareto_front,
 };
-use lathe_supernet::{Evaluator, Split};
+use lathe_supernet::Split;
 
 use super::front::print as print_front;
 use super::print_json;
@@ -41,28 +42,33 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
         !(arguments.from_scratch && arguments.to_heal),
         "--to-heal: block scores find the networks that heal well, and --from-scratch does without them"
     );
+    anyhow::ensure!(
+        !(arguments.problem.task.search_task.is_some() && arguments.method == Method::Ehvi),
+        "--method ehvi minimises two objectives, and with --search-task there are more"
+    );
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
     let asked = &arguments.problem;
+    let task = asked.task.read(&cache, asked.tokens)?;
     let tables = asked.tables(&cache)?;
     let folder = context::folder_of(&arguments.study);
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let prepared = asked.prepare(&cache, &mut steps)?;
-    let mut evaluator = |tokens: usize| {
+    let mut loss = |tokens: usize| {
         let windows = prepared.windows(Split::Search, tokens)?;
         steps.show("running the full model on the search text", 0, 1);
-        anyhow::Ok(Evaluator::new(&prepared.supernet, &windows)?)
+        Loss::new(&prepared, &windows, task.as_ref())
     };
-    let full = evaluator(asked.tokens)?;
+    let full = loss(asked.tokens)?;
     let stages = arguments.stage_tokens.iter();
     let stages = stages
-        .map(|tokens| evaluator(*tokens))
+        .map(|tokens| loss(*tokens))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let block_tokens = match arguments.to_heal {
         true => BLOCK_TOKENS_TO_HEAL,
         false => BLOCK_TOKENS,
     };
-    let blocks = evaluator(arguments.block_tokens.unwrap_or(block_tokens))?;
+    let blocks = loss(arguments.block_tokens.unwrap_or(block_tokens))?;
     let (workload, latency) = (asked.workload, asked.latency);
     let problem = SubnetProblem::on_devices(&full, &prepared.space, &tables, workload, latency)?;
     let mut problem = problem.begun_with(prepared.trained());
@@ -118,9 +124,8 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     }
     let front = pareto_front(&kept);
     problem.front(&front)?.write(folder)?;
-    let best = front
-        .iter()
-        .min_by(|a, b| divergence(a).total_cmp(&divergence(b)));
+    let lost = |evaluation: &Evaluation| problem.loss().total(&evaluation.objectives);
+    let best = front.iter().min_by(|a, b| lost(a).total_cmp(&lost(b)));
     let chosen = arguments.study.with_extension(CHOSEN);
     if let Some(best) = best.filter(|_| limits.are_given()) {
         write_yaml(&chosen, &prepared.space.decode(&best.genome)?)?;
@@ -128,11 +133,12 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     if arguments.json {
         return print_json(&front);
     }
-    let points = front.iter().map(|e| [e.objectives[0], divergence(e)]);
-    let knee = match problem.device_count() {
-        1 => knee_point(&points.collect::<Vec<_>>()),
+    let points = front.iter().map(|e| match e.objectives[..] {
+        [latency_us, lost] => Some([latency_us, lost]),
         _ => None,
-    };
+    });
+    let points: Option<Vec<[f64; 2]>> = points.collect();
+    let knee = points.and_then(|points| knee_point(&points));
     print_front(&problem.front(&front)?, knee);
     println!(
         "\nwrote {} and front.yaml, front.csv beside it",
@@ -157,11 +163,6 @@ fn wanted(arguments: &Search, problem: &SubnetProblem<'_>) -> anyhow::Result<Cos
         ([], Some(share)) => Costs::At(vec![share]),
         (levels, _) => Costs::At(levels.to_vec()),
     })
-}
-
-/// The last objective.
-fn divergence(evaluation: &Evaluation) -> f64 {
-    evaluation.objectives.last().copied().unwrap_or(f64::NAN)
 }
 
 /// The share of the full model's latency at which evaluations are to be spent: the limit on the

@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::artefact::{cached, write_json};
 use crate::baseline::{Baseline, Limit};
-use crate::{LatencyObjective, Prepared, Progress};
+use crate::kept::digest;
+use crate::{LatencyObjective, Prepared, Progress, SearchTask};
 use exam::Exam;
 
 pub use answers::Quiz;
@@ -50,6 +51,8 @@ pub struct Comparison<'a> {
     pub block_tokens: usize,
     /// Tokens of the reported perplexities.
     pub test_tokens: usize,
+    /// What the searches are told to answer.
+    pub search_task: Option<SearchTask>,
     /// What all networks are asked besides.
     pub quiz: Option<Quiz>,
     /// Steps for which the winners are healed, on the text that [`Prepared::train_on`] was given.
@@ -229,10 +232,10 @@ impl Comparison<'_> {
                 self.baseline(baseline, &exam, progress)
             })?);
         }
-        let key = self.search_key(&key);
         let searches = [Method::Structure, Method::StructureAndPrecision];
         let searches = &searches[..self.precisions.len().clamp(1, 2)];
         for &method in searches {
+            let key = self.search_key(method, &key);
             for &objective in &self.objectives {
                 let path = format!("{}-{}.json", method.slug(), objective.name());
                 contenders.extend(cached(&self.folder.join(path), &self.asked(&key), || {
@@ -258,6 +261,7 @@ impl Comparison<'_> {
             contenders,
         };
         self.answer(&mut compared, &exam, progress)?;
+        let key = self.search_key(Method::StructureAndPrecision, &key);
         self.measure(&mut compared, &key, progress)?;
         self.heal(&mut compared, &exam, progress)?;
         write_json(&self.folder.join("comparison.json"), &compared)?;
@@ -298,14 +302,27 @@ impl Comparison<'_> {
         )
     }
 
-    /// What a search's results rest on, and everything after it.
-    fn search_key(&self, key: &str) -> String {
+    /// What a search may make of a block besides its size.
+    fn precisions_of(&self, method: Method) -> Vec<Precision> {
+        match method {
+            Method::StructureAndPrecision => self.precisions.clone(),
+            Method::Structure | Method::Baseline(_) | Method::WholeModel(_) => {
+                vec![Precision::F32]
+            }
+        }
+    }
+
+    /// What a search's results rest on; of the last, what everything after it does.
+    fn search_key(&self, method: Method, key: &str) -> String {
         let to_heal = if self.heal_steps > 0 { "to heal " } else { "" };
+        let told = self.search_task.as_ref();
+        let told = told.map(|task| format!("told {:016x} ", digest(&format!("{task:?}"))));
+        let told = told.unwrap_or_default();
         format!(
-            "{to_heal}{} {} {:?} {:?} {key}",
+            "{told}{to_heal}{} {} {:?} {:?} {key}",
             self.evaluations,
             self.seed,
-            self.precisions,
+            self.precisions_of(method),
             self.prepared.choices(),
         )
     }

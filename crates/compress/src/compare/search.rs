@@ -1,8 +1,8 @@
 //! The search's part.
 
-use lathe_arch::{Precision, SearchSpace};
+use lathe_arch::SearchSpace;
 use lathe_search::{Costs, Evaluation};
-use lathe_supernet::{Evaluator, Recovery, Split};
+use lathe_supernet::{Recovery, Split};
 
 use super::exam::Exam;
 use super::{Comparison, Contender, Method};
@@ -10,7 +10,7 @@ use crate::artefact::cached;
 use crate::depths::{Deep, shallower};
 use crate::finals::Finals;
 use crate::search::KeptSearch;
-use crate::{BlockScores, LatencyObjective, Progress, SubnetProblem};
+use crate::{BlockScores, LatencyObjective, Loss, Progress, SubnetProblem};
 
 impl Comparison<'_> {
     /// The best of one search at every level of one objective.
@@ -21,29 +21,36 @@ impl Comparison<'_> {
         (exam, key): (&Exam, &str),
         progress: Progress<'_>,
     ) -> anyhow::Result<Vec<Contender>> {
-        let supernet = &self.prepared.supernet;
-        let windows = self.prepared.windows(Split::Search, self.block_tokens)?;
-        let blocks = Evaluator::new(supernet, &windows)?;
-        let windows = self.prepared.windows(Split::Search, self.search_tokens)?;
-        let evaluator = Evaluator::new(supernet, &windows)?;
+        let task = self.search_task.as_ref();
+        let loss = |tokens| {
+            let windows = self.prepared.windows(Split::Search, tokens)?;
+            Loss::new(self.prepared, &windows, task)
+        };
+        let (blocks, loss) = (loss(self.block_tokens)?, loss(self.search_tokens)?);
         let space = &self.space(method)?;
         let (table, workload) = (self.table, self.workload);
         // Losses of single blocks have nothing to do with latency: both objectives share them.
         let tpot = LatencyObjective::Tpot;
         let scored = SubnetProblem::new(&blocks, space, table, workload, tpot)?;
-        let path = self.folder.join(format!("blocks-{}.db", method.slug()));
+        let told = if task.is_some() { "-told" } else { "" };
+        let path = format!("blocks-{}{told}.db", method.slug());
+        let path = self.folder.join(path);
         let is_to_heal = self.heal_steps > 0;
         let measure = match is_to_heal {
             true => BlockScores::measure_for_healing,
             false => BlockScores::measure,
         };
         let scores = measure(&scored, &blocks, &path, progress)?;
-        let problem = SubnetProblem::new(&evaluator, space, table, workload, objective)?;
+        let problem = SubnetProblem::new(&loss, space, table, workload, objective)?;
         let mut problem = problem.begun_with(self.prepared.trained());
         let label = format!("searching {} for {}", method.name(), objective.name());
         // It begins elsewhere: another study.
         let to_heal = if is_to_heal { "-to-heal" } else { "" };
-        let study = format!("search-{}-{}{to_heal}.db", method.slug(), objective.name());
+        let study = format!(
+            "search-{}-{}{to_heal}{told}.db",
+            method.slug(),
+            objective.name()
+        );
         let search = KeptSearch {
             study: &self.folder.join(study),
             wanted: Costs::At(self.levels.clone()),
@@ -51,7 +58,7 @@ impl Comparison<'_> {
             seed: self.seed,
         };
         let evaluations = search.run(&mut problem, &scores, &label, progress)?;
-        let finals = Finals::new(self.prepared, self.search_tokens)?;
+        let finals = Finals::new(self.prepared, self.search_tokens, task)?;
         let is_refitted = self.prepared.recovery() == Recovery::LeastSquares;
         let mut contenders = Vec::new();
         for &level in &self.levels {
@@ -71,7 +78,7 @@ impl Comparison<'_> {
                     let network = space.decode(&evaluation.genome)?;
                     anyhow::Ok(Deep {
                         depth: network.depth(),
-                        divergence: evaluation.objectives[1],
+                        loss: problem.loss().total(&evaluation.objectives),
                         network,
                     })
                 });
@@ -96,12 +103,7 @@ impl Comparison<'_> {
     /// What a search chooses among: sizes in f32, or sizes and the table's precisions.
     fn space(&self, method: Method) -> anyhow::Result<SearchSpace> {
         let mut choices = self.prepared.choices().clone();
-        choices.precision = match method {
-            Method::StructureAndPrecision => self.precisions.clone(),
-            Method::Structure | Method::Baseline(_) | Method::WholeModel(_) => {
-                vec![Precision::F32]
-            }
-        };
+        choices.precision = self.precisions_of(method);
         let (model, name) = (self.prepared.model(), &self.prepared.name);
         Ok(SearchSpace::new(model, name, &choices)?)
     }

@@ -128,6 +128,7 @@ struct Fixture {
     space: SearchSpace,
     header: StudyHeader,
     evaluations: Vec<Evaluation>,
+    answer_weight: f64,
 }
 
 impl Fixture {
@@ -140,14 +141,19 @@ impl Fixture {
             let genes = genome.iter().enumerate();
             // Later layers matter a little less, so that no two networks are alike.
             let later: usize = genes.map(|(index, gene)| gene * (4 - index)).sum();
-            Trial::full(genome).with_objectives(vec![0.0, kl + 1e-3 * later as f64])
+            // What is known lies in the second MLP.
+            let answers = lost(genome[3]) - 0.1;
+            let objectives = vec![0.0, kl + 1e-3 * later as f64, answers];
+            Trial::full(genome).with_objectives(objectives)
         };
         Self {
             folder: tempfile::tempdir().unwrap(),
             header: StudyHeader {
                 problem: "small on a machine, 128+64, Tpot".to_owned(),
                 cardinalities: space.cardinalities(),
-                objectives: vec!["latency_us".to_owned(), KL_DIVERGENCE.to_owned()],
+                objectives: ["latency_us", "kl_divergence", "bits_per_byte_increase"]
+                    .map(str::to_owned)
+                    .to_vec(),
                 low_fidelities: Vec::new(),
                 method: "random".to_owned(),
                 options: String::new(),
@@ -155,6 +161,7 @@ impl Fixture {
                 batch: 1,
             },
             evaluations: genomes.map(evaluation).collect(),
+            answer_weight: 0.0,
             space,
         }
     }
@@ -183,6 +190,7 @@ impl Fixture {
             workload: "128+64".parse().unwrap(),
             objectives,
             limits,
+            answer_weight: self.answer_weight,
         }
         .front()
     }
@@ -232,6 +240,7 @@ fn values_are_those_of_the_table_and_the_study() {
             bytes,
             prediction.total_us * 10.0 / 1e6,
             evaluation.objectives[1],
+            evaluation.objectives[2],
         ];
         for (value, expected) in member.values.iter().zip(expected) {
             assert!((value - expected).abs() < 1e-9 * expected.abs().max(1.0));
@@ -394,7 +403,7 @@ fn what_cannot_be_told_is_refused() {
     let cases: [(Change, &str); 3] = [
         (|f| f.evaluations.clear(), "no evaluations"),
         (|f| f.header.cardinalities[0] = 4, "space.json"),
-        (|f| f.header.objectives[1] = "loss".to_owned(), "loss"),
+        (|f| f.header.objectives[1] = "regret".to_owned(), "regret"),
     ];
     for (change, word) in cases {
         let mut fixture = Fixture::new();
@@ -454,6 +463,10 @@ fn networks_of_fewer_layers_stand_beside_the_best() {
         let depths = found.shallower.iter().map(|member| member.subnet.depth());
         assert_eq!(depths.collect::<Vec<_>>(), expected, "{times_more}");
     }
+    // Where answers weigh most, the network is chosen that keeps them.
+    fixture.answer_weight = 100.0;
+    let knowing = ask(&fixture).unwrap().chosen.unwrap();
+    assert_eq!((least.genome[3], knowing.genome[3]), (1, 2));
     let unlimited = fixture.ask(&device, &[TPOT], Limits::default()).unwrap();
     assert!(unlimited.shallower.is_empty());
 }

@@ -52,10 +52,13 @@ pub struct AdditiveOptions {
     pub first: Vec<Genome>,
 }
 
-/// The method. The last objective is nearly additive; the others are costs, which `variables` sum up.
+/// The method. The last objective is nearly additive, or a weighted sum of the last few; the others are costs,
+/// which `variables` sum up.
 pub struct AdditiveSearch {
     proposals: Proposals,
     options: AdditiveOptions,
+    /// Of the last objectives, in their sum.
+    weights: Vec<f64>,
     expected: Expected,
     /// The front that is expected before any evaluation.
     prior: Vec<AdditivePoint>,
@@ -108,11 +111,30 @@ impl AdditiveSearch {
             prior,
             rng: ChaCha8Rng::seed_from_u64(seed),
             options,
+            weights: vec![1.0],
             told: Vec::new(),
             costs: 0,
             turns: 0,
             scales: None,
         })
+    }
+
+    /// Minimises the sum of as many objectives as there are `weights`, the last ones, in place of the last
+    /// alone.
+    ///
+    /// # Errors
+    /// When there are none, or one is below zero or not finite.
+    pub fn weighing(mut self, weights: Vec<f64>) -> Result<Self, SearchError> {
+        let is_sound = |weight: &f64| *weight >= 0.0 && weight.is_finite();
+        if weights.is_empty() || !weights.iter().all(is_sound) {
+            return Err(SearchError::Option {
+                option: "weights",
+                value: format!("{weights:?}"),
+                reason: "expected finite numbers from 0 on",
+            });
+        }
+        self.weights = weights;
+        Ok(self)
     }
 
     /// The best genome at the next cost: by the model's mean, or every other time by a draw.
@@ -228,7 +250,11 @@ impl Searcher for AdditiveSearch {
     }
 
     fn options(&self) -> String {
-        format!("{:?}", self.options)
+        let options = format!("{:?}", self.options);
+        match self.weights[..] {
+            [1.0] => options,
+            ref weights => format!("{options}, weighing {weights:?}"),
+        }
     }
 
     fn ask(&mut self) -> Option<Trial> {
@@ -252,9 +278,13 @@ impl Searcher for AdditiveSearch {
     }
 
     fn tell(&mut self, evaluation: &Evaluation) {
-        if let [_, .., loss] = evaluation.objectives[..]
-            && loss.is_finite()
-        {
+        let costs = evaluation.objectives.len().checked_sub(self.weights.len());
+        let Some(costs) = costs.filter(|costs| *costs > 0) else {
+            return;
+        };
+        let parts = evaluation.objectives[costs..].iter().zip(&self.weights);
+        let loss: f64 = parts.map(|(part, weight)| weight * part).sum();
+        if loss.is_finite() {
             self.told.push((evaluation.genome.clone(), loss));
             self.forget();
         }
