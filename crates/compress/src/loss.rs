@@ -15,6 +15,10 @@ use crate::{Objective, Prepared};
 /// or NaN would stop a search.
 const MOST_LOST: f64 = 20.0;
 
+/// What a bit per byte of the right answers is worth by default, in nats of divergence per token: with 1 a
+/// search keeps answers no better and loses more on text.
+pub const ANSWER_WEIGHT: f64 = 0.4;
+
 /// Questions that a search is told to answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SearchTask {

@@ -279,7 +279,10 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
         &out,
         "--json",
     ];
-    let compare = [&compare, &common[..]].concat();
+    let told = desk.text("told.jsonl");
+    fs::write(&told, question.replace("quick brown", "the lazy")).unwrap();
+    let told = ["--search-task", &told, "--task", &told];
+    let compare = [&compare, &told[..2], &common].concat();
     let compared = desk.succeeds(&compare);
     let value: serde_json::Value = serde_json::from_str(&compared).unwrap();
     let contenders = value["contenders"].as_array().unwrap();
@@ -330,6 +333,9 @@ fn precisions_are_searched_questions_answered_and_baselines_compared() {
         let want = vec![Some(there_are); 2 + 2 * 7 + whole.len()];
         assert_eq!(questions.collect::<Vec<_>>(), want);
     }
+    let tested = ["compare", "--table", &table, "--out", &out];
+    let message = desk.fails(&[&tested[..], &told, &common].concat());
+    assert!(message.contains("tested with all"), "{message}");
 }
 
 #[test]

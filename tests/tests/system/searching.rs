@@ -14,9 +14,10 @@ use lathe_tests::{Desk, short_profile};
 fn a_search_is_told_questions() {
     let desk = Desk::with_text();
     let (model, text, table) = (desk.model(), desk.text("text.txt"), desk.profile());
-    let question = |context: &str, answer: usize| serde_json::json!({ "context": context, "choices": ["fox", "model"], "answer": answer });
-    let asked = ["quick brown", "the lazy", "over a"];
-    let lines = asked.map(|context| question(context, 0).to_string());
+    let line = |context: &str| {
+        format!(r#"{{"context": "{context}", "choices": ["fox", "model"], "answer": 0}}"#)
+    };
+    let lines = ["quick brown", "the lazy", "over a"].map(line);
     let questions = desk.text("questions.jsonl");
     fs::write(&questions, lines.join("\n")).unwrap();
     let search = [
@@ -24,7 +25,7 @@ fn a_search_is_told_questions() {
     ];
     let sizes = [
         "--evaluations",
-        "30",
+        "12",
         "--tokens",
         "512",
         "--calibration-tokens",

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use lathe_arch::Precision;
-use lathe_compress::{MmluForm, SearchTask};
+use lathe_compress::{ANSWER_WEIGHT, MmluForm, SearchTask};
 use lathe_fetch::Cache;
 use lathe_supernet::Question;
 
@@ -104,7 +104,7 @@ pub struct SearchTaskArguments {
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = at_least_one, requires = "search_task")]
     pub search_questions: usize,
     /// What a bit per byte of the right answers is worth, in nats of divergence per token of text
-    #[arg(long, default_value_t = 1.0, value_name = "X", value_parser = positive, requires = "search_task")]
+    #[arg(long, default_value_t = ANSWER_WEIGHT, value_name = "X", value_parser = positive, requires = "search_task")]
     pub answer_weight: f64,
 }
 

@@ -81,7 +81,7 @@ pub struct Front {
     pub workload: Workload,
     /// What a bit per byte of the right answers is worth in nats of divergence, where one network is chosen of a
     /// study with --search-task
-    #[arg(long, default_value_t = 1.0, value_name = "X", value_parser = not_negative)]
+    #[arg(long, default_value_t = compress::ANSWER_WEIGHT, value_name = "X", value_parser = not_negative)]
     pub answer_weight: f64,
     /// Folder for front.yaml and front.csv, and with limits for the best network as chosen.yaml and those of
     /// fewer layers that may heal better, as depth-N.yaml

@@ -28,6 +28,12 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
     let task = arguments.search_task.read(&cache, arguments.tokens)?;
     let tested = quiz.as_ref().map_or(&[][..], |quiz| &quiz.questions);
     let search_task = task.map(|task| task.without(tested));
+    ensure!(
+        search_task
+            .as_ref()
+            .is_none_or(|task| !task.questions.is_empty()),
+        "--search-task: networks are tested with all its questions, so that searches may know none of them"
+    );
     let table = context::table_for(&cache, &arguments.model.model, &arguments.table)?;
     let (model, adapter) = (&arguments.model, &arguments.adapter);
     let out = &arguments.out;
