@@ -470,8 +470,52 @@ mod tests {
         let mut bad = good.clone();
         bad.costs = Costs::Between(1.0..=0.0);
         assert!(with(bad).contains("costs"));
+        for weights in [vec![], vec![1.0, -0.1], vec![f64::NAN]] {
+            let searcher = AdditiveSearch::new(good.clone(), 1).unwrap();
+            let error = searcher.weighing(weights).err().unwrap().to_string();
+            assert!(error.contains("weights"), "{error}");
+        }
         let mut bad = good;
         bad.first = vec![vec![2]];
         assert!(with(bad).contains("[2]"));
+    }
+
+    #[test]
+    fn the_last_objectives_are_weighed() {
+        let options = AdditiveOptions {
+            variables: (0..6)
+                .map(|v| {
+                    (0..4)
+                        .map(|c| [c as f64, (3 - c) as f64 * (1 + v) as f64])
+                        .collect()
+                })
+                .collect(),
+            costs: Costs::Between(0.0..=18.0),
+            first: Vec::new(),
+        };
+        // What is asked for when genomes have these objectives besides their cost.
+        let asked = |weights: Option<Vec<f64>>, lost: fn(f64) -> Vec<f64>| {
+            let mut searcher = AdditiveSearch::new(options.clone(), 3).unwrap();
+            if let Some(weights) = weights {
+                searcher = searcher.weighing(weights).unwrap();
+            }
+            let mut asked = Vec::new();
+            while asked.len() < 20 {
+                let trial = searcher.ask().unwrap();
+                asked.push(trial.genome.clone());
+                let kept: usize = trial.genome.iter().sum();
+                let loss = (18.0 - kept as f64).powi(2);
+                let objectives = [kept as f64].into_iter().chain(lost(loss));
+                searcher.tell(&trial.with_objectives(objectives.collect()));
+            }
+            (asked, searcher.options())
+        };
+        let (alone, options_alone) = asked(None, |loss| vec![loss]);
+        let (weighed, options_weighed) = asked(Some(vec![0.5, 2.0]), |loss| vec![loss, loss / 4.0]);
+        assert_eq!(alone, weighed);
+        assert_ne!(options_alone, options_weighed);
+        assert_eq!(asked(Some(vec![1.0]), |loss| vec![loss]).1, options_alone);
+        let (last, _) = asked(Some(vec![0.0, 1.0]), |loss| vec![loss, 100.0 - loss]);
+        assert_ne!(alone, last);
     }
 }
