@@ -122,7 +122,8 @@ impl<'a> Loss<'a> {
     pub fn of(&self, subnet: &Subnet<'_>) -> Result<Vec<f64>, SupernetError> {
         let divergence = self.text.perplexity_and_kl(subnet)?.kl_divergence;
         let answers = self.answers.as_ref().map(|answers| answers.of(subnet));
-        let parts = divergence.into_iter().chain(answers.transpose()?);
+        let divergence = divergence.unwrap_or(MOST_LOST);
+        let parts = [divergence].into_iter().chain(answers.transpose()?);
         Ok(parts.map(capped).collect())
     }
 

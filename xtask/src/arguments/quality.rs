@@ -103,17 +103,27 @@ pub struct SearchTaskArguments {
     /// Questions of each evaluation, the first of a fixed order
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = at_least_one, requires = "search_task")]
     pub search_questions: usize,
+}
+
+/// What answers weigh, for commands that choose by one sum.
+#[derive(Args)]
+pub struct AnswerWeightArgument {
     /// What a bit per byte of the right answers is worth, in nats of divergence per token of text
     #[arg(long, default_value_t = ANSWER_WEIGHT, value_name = "X", value_parser = positive, requires = "search_task")]
     pub answer_weight: f64,
 }
 
 impl SearchTaskArguments {
-    /// The questions, where there are any, for evaluations on `tokens` tokens.
+    /// The questions, where there are any, for evaluations on `tokens` tokens, and what they weigh.
     ///
     /// # Errors
     /// When they cannot be fetched or read, or there are none.
-    pub fn read(&self, cache: &Cache, tokens: usize) -> anyhow::Result<Option<SearchTask>> {
+    pub fn read(
+        &self,
+        cache: &Cache,
+        tokens: usize,
+        weight: f64,
+    ) -> anyhow::Result<Option<SearchTask>> {
         let Some(source) = &self.search_task else {
             return Ok(None);
         };
@@ -121,7 +131,7 @@ impl SearchTaskArguments {
         Ok(Some(SearchTask {
             questions: Question::sample(&all, all.len()),
             per_token: self.search_questions as f64 / tokens.max(1) as f64,
-            weight: self.answer_weight,
+            weight,
         }))
     }
 }

@@ -9,7 +9,7 @@ use lathe_compress::{LatencyObjective, Limits};
 use super::lesson::LessonArguments;
 use super::model::{AdapterArgument, DeviceArguments, ModelArguments};
 use super::number::{population, share};
-use super::quality::{QuestionSource, SearchTaskArguments};
+use super::quality::{AnswerWeightArgument, QuestionSource, SearchTaskArguments};
 use crate::units;
 
 /// Search methods.
@@ -119,6 +119,8 @@ pub struct ProblemArguments {
 pub struct Search {
     #[command(flatten)]
     pub problem: ProblemArguments,
+    #[command(flatten)]
+    pub weight: AnswerWeightArgument,
     /// The method
     #[arg(long, value_enum, default_value = "additive")]
     pub method: Method,
@@ -217,6 +219,8 @@ pub struct Compare {
     pub tokens: usize,
     #[command(flatten)]
     pub search_task: SearchTaskArguments,
+    #[command(flatten)]
+    pub weight: AnswerWeightArgument,
     /// Tokens of each block score
     #[arg(long, default_value_t = 1024, value_name = "N")]
     pub block_tokens: usize,

@@ -25,7 +25,8 @@ pub fn run(arguments: &Compare) -> anyhow::Result<()> {
         "--train-text is read by healing alone: say for how long with --heal-steps"
     );
     let quiz = quiz(arguments, &cache)?;
-    let task = arguments.search_task.read(&cache, arguments.tokens)?;
+    let (tokens, weight) = (arguments.tokens, arguments.weight.answer_weight);
+    let task = arguments.search_task.read(&cache, tokens, weight)?;
     let tested = quiz.as_ref().map_or(&[][..], |quiz| &quiz.questions);
     let search_task = task.map(|task| task.without(tested));
     ensure!(

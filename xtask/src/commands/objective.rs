@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
-use lathe_compress::{Loss, SubnetProblem, write_json};
+use lathe_compress::{ANSWER_WEIGHT, Loss, SubnetProblem, write_json};
 use lathe_fetch::Cache;
 use lathe_search::{Genome, Problem, Study, StudyHeader, Trial};
 use lathe_supernet::Split;
@@ -21,7 +21,8 @@ pub fn run(arguments: &Objective) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
     let asked = &arguments.problem;
-    let task = asked.task.read(&cache, asked.tokens)?;
+    // Whoever asks for objectives weighs them.
+    let task = asked.task.read(&cache, asked.tokens, ANSWER_WEIGHT)?;
     let tables = asked.tables(&cache)?;
     let folder = context::folder_of(&arguments.study);
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;

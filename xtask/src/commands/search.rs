@@ -49,7 +49,9 @@ pub fn run(arguments: &Search) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let mut steps = Steps::new();
     let asked = &arguments.problem;
-    let task = asked.task.read(&cache, asked.tokens)?;
+    let task = asked
+        .task
+        .read(&cache, asked.tokens, arguments.weight.answer_weight)?;
     let tables = asked.tables(&cache)?;
     let folder = context::folder_of(&arguments.study);
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
