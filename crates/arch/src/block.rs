@@ -16,6 +16,11 @@ pub enum Precision {
     F32,
     /// 8-bit integers in blocks of [`QUANTIZATION_BLOCK`] with one f32 scale each.
     Int8,
+    /// 8-bit integers with one f32 scale for each output, multiplied as integers with inputs of 8 bits and
+    /// one scale for each token (W8A8, as in LLM.int8(), 2208.07339, and ZeroQuant, 2206.01861). The
+    /// values take 7 bits, so that processors without an instruction for four products at once, which add
+    /// pairs of products in 16 bits, cannot overflow. Both ends of a network are as in [`Self::Int8`].
+    W8A8,
     /// 4-bit integers in blocks of [`QUANTIZATION_BLOCK`] with one f32 scale each.
     Int4,
 }
@@ -25,14 +30,38 @@ pub const QUANTIZATION_BLOCK: usize = 32;
 
 impl Precision {
     /// All precisions, the widest first.
-    pub const ALL: [Precision; 3] = [Precision::F32, Precision::Int8, Precision::Int4];
+    pub const ALL: [Precision; 4] = [
+        Precision::F32,
+        Precision::Int8,
+        Precision::W8A8,
+        Precision::Int4,
+    ];
 
-    /// Bits of one weight, scales not counted.
+    /// Bits that the values of one weight take, scales not counted.
     pub fn bits(self) -> usize {
         match self {
             Precision::F32 => 32,
             Precision::Int8 => 8,
+            Precision::W8A8 => 7,
             Precision::Int4 => 4,
+        }
+    }
+
+    /// The precision of embedding and LM head in a network of this one. Of the head's product one row is
+    /// taken, which is bound by reading its matrix.
+    pub fn of_ends(self) -> Self {
+        match self {
+            Precision::W8A8 => Precision::Int8,
+            other => other,
+        }
+    }
+
+    /// How many of `inputs` that follow each other share a scale, of weights and of what they are
+    /// multiplied with.
+    pub fn sharing_a_scale(self, inputs: usize) -> usize {
+        match self {
+            Precision::W8A8 => inputs,
+            _ => QUANTIZATION_BLOCK,
         }
     }
 
@@ -42,6 +71,7 @@ impl Precision {
         let block = QUANTIZATION_BLOCK as u64;
         match self {
             Precision::F32 => inputs.saturating_mul(outputs).saturating_mul(4),
+            Precision::W8A8 => inputs.saturating_add(4).saturating_mul(outputs),
             Precision::Int8 | Precision::Int4 => {
                 let bytes_per_block = block * self.bits() as u64 / 8 + 4;
                 let blocks = inputs.div_ceil(block).saturating_mul(outputs);
@@ -55,6 +85,7 @@ impl Precision {
         match self {
             Precision::F32 => "f32",
             Precision::Int8 => "int8",
+            Precision::W8A8 => "w8a8",
             Precision::Int4 => "int4",
         }
     }

@@ -93,9 +93,13 @@ impl BlockShape {
 
     /// Bytes of the matrices, which one decode step streams from memory.
     pub fn weight_bytes(&self, model: &ModelConfig) -> u64 {
+        let precision = match self {
+            BlockShape::EmbeddingAndHead(head) => head.precision.of_ends(),
+            BlockShape::Attention(_) | BlockShape::Mlp(_) => self.precision(),
+        };
         let matrices = self.matrices(model).into_iter();
         matrices
-            .map(|(inputs, outputs)| self.precision().matrix_bytes(inputs, outputs))
+            .map(|(inputs, outputs)| precision.matrix_bytes(inputs, outputs))
             .sum()
     }
 
@@ -364,6 +368,13 @@ mod tests {
             let bytes = full.clone().with_precision(precision).weight_bytes(&model);
             assert_eq!(bytes, matrices * bits / 8 + 4 * 61 * 576);
         }
+        let w8a8 = full.clone().with_precision(Precision::W8A8);
+        let head = full.head(LogitRows::Last).with_precision(Precision::Int8);
+        let scales = 30 * (960 + 576 + 2 * 1536 + 576);
+        assert_eq!(
+            w8a8.weight_bytes(&model),
+            matrices - 49_152 * 576 + 4 * scales + head.weight_bytes(&model) + 4 * 61 * 576
+        );
         // 40 inputs take two blocks of 32.
         assert_eq!(Precision::Int4.matrix_bytes(40, 3), 3 * 2 * 20);
     }

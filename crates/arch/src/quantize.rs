@@ -1,8 +1,8 @@
-//! Blockwise quantisation of matrices, as ONNX Runtime's `MatMulNBits` reads them.
+//! Quantisation of matrices, as ONNX Runtime's `MatMulNBits` and `MatMulInteger` read them.
 //!
 //! Weights that follow each other along the input dimension share a scale, [`QUANTIZATION_BLOCK`]
-//! at a time. Symmetric: a weight is `scale * (q - 2^(bits-1))`, and the scale is signed so that
-//! the weight of the largest magnitude is met exactly (as in llama.cpp's Q4_0).
+//! at a time, or in W8A8 all of an output. Symmetric: a weight is `scale * (q - 2^(bits-1))`, and the
+//! scale is signed so that the weight of the largest magnitude is met exactly (as in llama.cpp's Q4_0).
 
 use crate::{Precision, QUANTIZATION_BLOCK};
 
@@ -19,10 +19,11 @@ pub struct Quantized {
 /// Quantises the rows of a matrix `[outputs, inputs]`, given row by row.
 ///
 /// # Panics
-/// When `precision` is f32, which has no blocks.
+/// When `precision` is f32 or W8A8, which have no blocks.
 pub fn quantize<'a>(rows: impl Iterator<Item = &'a [f32]>, precision: Precision) -> Quantized {
+    let is_blockwise = matches!(precision, Precision::Int8 | Precision::Int4);
+    assert!(is_blockwise, "{precision} is not a blockwise precision");
     let bits = precision.bits();
-    assert!(bits <= 8, "{precision} is not a blockwise precision");
     let mut quantized = Quantized {
         weights: Vec::new(),
         scales: Vec::new(),
@@ -89,6 +90,78 @@ pub fn dequantize(quantized: &Quantized, inputs: usize, precision: Precision) ->
     values
 }
 
+/// A matrix in W8A8.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizedColumns {
+    /// `[inputs, outputs]`, each from -64 to 63.
+    pub weights: Vec<i8>,
+    /// `[outputs]`
+    pub scales: Vec<f32>,
+}
+
+/// Quantises a matrix `[inputs, outputs]` in W8A8: a weight is its column's scale times its integer.
+///
+/// # Panics
+/// When `matrix` is no whole number of rows.
+pub fn quantize_columns(matrix: &[f32], outputs: usize) -> QuantizedColumns {
+    assert!(matrix.len().is_multiple_of(outputs), "a row is cut short");
+    let mut columns = Columns::new(outputs, Precision::W8A8);
+    columns.scale(matrix);
+    let rows = matrix.chunks_exact(outputs);
+    let weights = rows.flat_map(|row| columns.integers(row).map(|integer| integer as i8));
+    QuantizedColumns {
+        weights: weights.collect(),
+        scales: columns.scales.clone(),
+    }
+}
+
+/// Scales for the columns of a matrix, or of a block of its rows.
+struct Columns {
+    /// Half of the integers there are.
+    zero: f32,
+    scales: Vec<f32>,
+    inverses: Vec<f32>,
+}
+
+impl Columns {
+    fn new(outputs: usize, precision: Precision) -> Self {
+        Self {
+            zero: (1u32 << (precision.bits() - 1)) as f32,
+            scales: vec![0.0; outputs],
+            inverses: vec![0.0; outputs],
+        }
+    }
+
+    /// Takes the scales of the rows of `block`.
+    fn scale(&mut self, block: &[f32]) {
+        let outputs = self.scales.len();
+        // First the values of the largest magnitude, then the scales.
+        self.scales.fill(0.0);
+        for row in block.chunks_exact(outputs) {
+            for (largest, value) in self.scales.iter_mut().zip(row) {
+                *largest = match value.abs() > largest.abs() {
+                    true => *value,
+                    false => *largest,
+                };
+            }
+        }
+        for (scale, inverse) in self.scales.iter_mut().zip(&mut self.inverses) {
+            *scale = -*scale / self.zero;
+            *inverse = if *scale == 0.0 { 0.0 } else { 1.0 / *scale };
+        }
+    }
+
+    /// The integers that stand for a row.
+    fn integers(&self, row: &[f32]) -> impl Iterator<Item = f32> {
+        let zero = self.zero;
+        let values = row.iter().zip(&self.inverses);
+        values.map(move |(value, inverse)| {
+            let level = round(*value * inverse + zero);
+            level.clamp(0.0, 2.0 * zero - 1.0) - zero
+        })
+    }
+}
+
 /// Replaces a matrix by what its quantised form stands for.
 ///
 /// `matrix` is `[inputs, outputs]`, row by row: the transpose of what [`quantize`] takes, blocks
@@ -97,33 +170,21 @@ pub fn dequantize(quantized: &Quantized, inputs: usize, precision: Precision) ->
 /// # Panics
 /// When `matrix` is no whole number of rows.
 pub fn round_trip(matrix: &mut [f32], outputs: usize, precision: Precision) {
-    let bits = precision.bits();
-    if bits > 8 || outputs == 0 {
+    if precision == Precision::F32 || matrix.is_empty() {
         return;
     }
     assert!(matrix.len().is_multiple_of(outputs), "a row is cut short");
-    let zero = (1u32 << (bits - 1)) as f32;
-    let mut scales = vec![0.0f32; outputs];
-    let mut inverses = vec![0.0f32; outputs];
-    for block in matrix.chunks_mut(QUANTIZATION_BLOCK * outputs) {
-        // First the values of the largest magnitude, then the scales.
-        scales.fill(0.0);
-        for row in block.chunks_exact(outputs) {
-            for (largest, value) in scales.iter_mut().zip(row) {
-                *largest = match value.abs() > largest.abs() {
-                    true => *value,
-                    false => *largest,
-                };
-            }
-        }
-        for (scale, inverse) in scales.iter_mut().zip(&mut inverses) {
-            *scale = -*scale / zero;
-            *inverse = if *scale == 0.0 { 0.0 } else { 1.0 / *scale };
-        }
+    let mut columns = Columns::new(outputs, precision);
+    let rows = precision.sharing_a_scale(matrix.len() / outputs);
+    let mut integers = vec![0.0; outputs];
+    for block in matrix.chunks_mut(rows * outputs) {
+        columns.scale(block);
         for row in block.chunks_exact_mut(outputs) {
-            for (value, (scale, inverse)) in row.iter_mut().zip(scales.iter().zip(&inverses)) {
-                let level = round(*value * inverse + zero);
-                *value = scale * (level.clamp(0.0, 2.0 * zero - 1.0) - zero);
+            for (integer, of_row) in integers.iter_mut().zip(columns.integers(row)) {
+                *integer = of_row;
+            }
+            for ((value, integer), scale) in row.iter_mut().zip(&integers).zip(&columns.scales) {
+                *value = scale * integer;
             }
         }
     }
@@ -148,16 +209,20 @@ fn round(value: f32) -> f32 {
     }
 }
 
-/// Replaces the rows of activations by what a kernel of `accuracy_level` 4 makes of them: 8-bit
-/// integers in blocks of [`QUANTIZATION_BLOCK`], the largest magnitude of a block at 127.
+/// Replaces the rows of activations by what the kernels for weights in `precision` make of them: 8-bit
+/// integers, the largest magnitude at 127 of a block of [`QUANTIZATION_BLOCK`] (`accuracy_level` 4), or
+/// in W8A8 of a row. In f32 nothing changes.
 ///
 /// `rows` is `[tokens, width]`.
 ///
 /// # Panics
 /// When `width` is 0.
-pub fn round_activations(rows: &mut [f32], width: usize) {
+pub fn round_activations(rows: &mut [f32], width: usize, precision: Precision) {
+    if precision == Precision::F32 {
+        return;
+    }
     for row in rows.chunks_mut(width) {
-        for block in row.chunks_mut(QUANTIZATION_BLOCK) {
+        for block in row.chunks_mut(precision.sharing_a_scale(width)) {
             let largest = block.iter().fold(0.0f32, |m, value| m.max(value.abs()));
             let scale = largest / 127.0;
             let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
@@ -206,6 +271,37 @@ mod tests {
     }
 
     #[test]
+    fn w8a8_has_a_scale_for_each_output_and_integers_of_seven_bits() {
+        let (inputs, outputs) = (70, 3);
+        let matrix = random_weights(inputs * outputs, 3);
+        let quantized = quantize_columns(&matrix, outputs);
+        let bytes = quantized.weights.len() + 4 * quantized.scales.len();
+        let want = Precision::W8A8.matrix_bytes(inputs as u64, outputs as u64);
+        assert_eq!(bytes as u64, want);
+        let mut rounded = matrix.clone();
+        round_trip(&mut rounded, outputs, Precision::W8A8);
+        for (at, (was, is)) in matrix.iter().zip(&rounded).enumerate() {
+            let scale = quantized.scales[at % outputs];
+            let integer = quantized.weights[at];
+            assert!((-64..64).contains(&integer), "{integer}");
+            assert_eq!(*is, scale * f32::from(integer));
+            assert!((was - is).abs() <= 1.0001 * scale.abs());
+        }
+        for column in 0..outputs {
+            let of_column = || (column..matrix.len()).step_by(outputs);
+            let largest = of_column().max_by(|a, b| matrix[*a].abs().total_cmp(&matrix[*b].abs()));
+            let largest = largest.unwrap();
+            assert_eq!(quantized.weights[largest], -64);
+            assert_eq!(rounded[largest], matrix[largest]);
+        }
+        let nothing = quantize_columns(&[0.0; 6], 2);
+        assert_eq!(
+            (nothing.weights, nothing.scales),
+            (vec![0; 6], vec![-0.0; 2])
+        );
+    }
+
+    #[test]
     fn numbers_are_rounded_as_the_standard_library_rounds_them() {
         let halves = (0..600).map(|step| step as f32 / 2.0);
         let near = halves.flat_map(|half| [half.next_down(), half, half.next_up()]);
@@ -220,11 +316,22 @@ mod tests {
     fn activations_are_within_half_a_step() {
         let was = random_weights(2 * 50, 4);
         let mut is = was.clone();
-        round_activations(&mut is, 50);
+        round_activations(&mut is, 50, Precision::Int8);
         assert_ne!(was, is);
         for (was, is) in was.iter().zip(&is) {
             assert!((was - is).abs() <= 0.5001 / 127.0);
         }
+    }
+
+    #[test]
+    fn a_row_of_activations_in_w8a8_has_one_scale() {
+        let mut row = vec![0.3; 50];
+        row[49] = 127.0;
+        round_activations(&mut row, 50, Precision::W8A8);
+        assert_eq!(row, [vec![0.0; 49], vec![127.0]].concat());
+        let mut zeros = [0.0; 4];
+        round_activations(&mut zeros, 2, Precision::W8A8);
+        assert_eq!(zeros, [0.0; 4]);
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl<'a> Candle<'a> {
     pub(crate) fn head(&self, subnet: &Subnet<'_>) -> Result<&Tensor> {
         let slot = match subnet.config().head_precision {
             Precision::F32 => &self.heads[0],
-            Precision::Int8 => &self.heads[1],
+            Precision::Int8 | Precision::W8A8 => &self.heads[1],
             Precision::Int4 => &self.heads[2],
         };
         if let Some(head) = slot.get() {

@@ -50,7 +50,7 @@ impl OnDevice<'_> {
     pub fn head(&self) -> Result<Head<'_>> {
         Ok(Head {
             matrix: self.engine.head(self.subnet)?,
-            precision: self.subnet.config().head_precision,
+            precision: self.subnet.config().head_precision.of_ends(),
             dtype: self.engine.dtype,
         })
     }

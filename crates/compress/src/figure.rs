@@ -25,7 +25,8 @@ pub fn write_comparison_figures(
         let baselines = Baseline::ALL
             .iter()
             .map(|baseline| Method::Baseline(*baseline));
-        let whole = [Precision::Int8, Precision::Int4].map(Method::WholeModel);
+        let quantised = [Precision::Int8, Precision::Int4, Precision::W8A8];
+        let whole = quantised.map(Method::WholeModel);
         let methods = [Method::StructureAndPrecision, Method::Structure];
         let methods = methods.into_iter().chain(baselines).chain(whole);
         let methods = methods.enumerate();

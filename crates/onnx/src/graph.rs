@@ -1,5 +1,7 @@
 //! Puts a graph together and plans where its weights lie in the data file.
 
+use std::collections::BTreeMap;
+
 use lathe_arch::{Precision, QUANTIZATION_BLOCK};
 
 use crate::OnnxError;
@@ -41,6 +43,8 @@ pub(crate) enum External {
         inputs: usize,
         scales: u64,
     },
+    /// The weight source's values in W8A8: the weights, and from byte `scales` on the scales.
+    QuantizedColumns { role: TensorRole, scales: u64 },
     /// A bias: these values.
     Values(Vec<f32>),
     /// A rotary table, which is no parameter.
@@ -65,6 +69,15 @@ pub(crate) struct QuantizedTensors {
     offset: u64,
 }
 
+/// Names of a value's rows in W8A8.
+#[derive(Clone)]
+pub(crate) struct QuantizedRows {
+    /// Unsigned bytes.
+    pub integers: String,
+    /// The largest magnitude of each row.
+    pub largest: String,
+}
+
 /// A finished graph and the plan of its data file.
 pub(crate) struct Plan {
     pub model: Model,
@@ -79,6 +92,8 @@ pub(crate) struct GraphBuilder {
     data_file: String,
     /// End of the last tensor in the data file; `u64::MAX` when there are too many.
     data_bytes: u64,
+    /// Values that were quantised already.
+    rows: BTreeMap<String, QuantizedRows>,
 }
 
 impl GraphBuilder {
@@ -92,6 +107,7 @@ impl GraphBuilder {
             external: Vec::new(),
             data_file: data_file.to_owned(),
             data_bytes: 0,
+            rows: BTreeMap::new(),
         }
     }
 
@@ -126,9 +142,38 @@ impl GraphBuilder {
     pub fn quantized(&mut self, linear: &Linear) -> QuantizedTensors {
         let blocks = linear.inputs.div_ceil(QUANTIZATION_BLOCK);
         let block_bytes = QUANTIZATION_BLOCK * linear.precision.bits() / 8;
-        let weight_shape = [linear.outputs, blocks, block_bytes];
-        let scale_shape = [linear.outputs, blocks];
-        let weight_bytes = float_bytes(&weight_shape) / 4;
+        let weights = (
+            ElementType::Uint8,
+            &[linear.outputs, blocks, block_bytes][..],
+        );
+        let content = |scales| External::Quantized {
+            role: linear.role,
+            precision: linear.precision,
+            inputs: linear.inputs,
+            scales,
+        };
+        self.with_scales(linear, weights, &[linear.outputs, blocks], content)
+    }
+
+    /// A matrix in W8A8 in the data file: weights `[inputs, outputs]` and scales `[outputs]`.
+    pub fn quantized_columns(&mut self, linear: &Linear) -> QuantizedTensors {
+        let weights = (ElementType::Int8, &[linear.inputs, linear.outputs][..]);
+        let content = |scales| External::QuantizedColumns {
+            role: linear.role,
+            scales,
+        };
+        self.with_scales(linear, weights, &[linear.outputs], content)
+    }
+
+    /// A matrix of bytes and behind it its scales. `content` gets the byte where these begin.
+    fn with_scales(
+        &mut self,
+        linear: &Linear,
+        (element, weight_shape): (ElementType, &[usize]),
+        scale_shape: &[usize],
+        content: impl FnOnce(u64) -> External,
+    ) -> QuantizedTensors {
+        let weight_bytes = float_bytes(weight_shape) / 4;
         let aligned = weight_bytes.checked_next_multiple_of(ALIGNMENT);
         let scales = aligned.unwrap_or(u64::MAX);
         let offset = self.next_offset();
@@ -137,24 +182,29 @@ impl GraphBuilder {
             scales: format!("{}.scales", linear.weight),
             offset,
         };
-        self.initializer(&tensors.weights, ElementType::Uint8, &weight_shape, offset);
+        self.initializer(&tensors.weights, element, weight_shape, offset);
         let scale_offset = offset.saturating_add(scales);
         self.initializer(
             &tensors.scales,
             ElementType::Float,
-            &scale_shape,
+            scale_shape,
             scale_offset,
         );
-        let content = External::Quantized {
-            role: linear.role,
-            precision: linear.precision,
-            inputs: linear.inputs,
-            scales,
-        };
-        let bytes = scales.saturating_add(float_bytes(&scale_shape));
+        let bytes = scales.saturating_add(float_bytes(scale_shape));
         let shape = vec![linear.inputs, linear.outputs];
-        self.reserve(content, shape, offset, bytes);
+        self.reserve(content(scales), shape, offset, bytes);
         tensors
+    }
+
+    /// The rows of `value`, where they were quantised already.
+    pub fn rows_of(&self, value: &str) -> Option<QuantizedRows> {
+        self.rows.get(value).cloned()
+    }
+
+    /// Keeps the rows of `value` for other products with it.
+    pub fn keep_rows(&mut self, value: &str, rows: QuantizedRows) -> QuantizedRows {
+        self.rows.insert(value.to_owned(), rows.clone());
+        rows
     }
 
     /// The weights of `tensors` once more in another shape, over the same bytes.
@@ -188,7 +238,7 @@ impl GraphBuilder {
     /// A constant whose bytes lie at `offset` of the data file.
     fn initializer(&mut self, name: &str, element: ElementType, shape: &[usize], offset: u64) {
         let length = match element {
-            ElementType::Uint8 => float_bytes(shape) / 4,
+            ElementType::Uint8 | ElementType::Int8 => float_bytes(shape) / 4,
             ElementType::Float | ElementType::Int32 | ElementType::Int64 => float_bytes(shape),
         };
         let entry = |key: &str, value: String| StringStringEntry {
@@ -219,6 +269,19 @@ impl GraphBuilder {
     pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> String {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes());
         self.inline(name, ElementType::Float, shape, bytes.collect())
+    }
+
+    /// A number of one byte inside the model file.
+    pub fn byte(&mut self, name: &str, value: u8) -> String {
+        self.inline(name, ElementType::Uint8, &[], vec![value])
+    }
+
+    /// A constant that the graph has once: `make` adds it the first time.
+    pub fn once(&mut self, name: &str, make: impl FnOnce(&mut Self, &str) -> String) -> String {
+        match self.graph.initializer.iter().any(|made| made.name == name) {
+            true => name.to_owned(),
+            false => make(self, name),
+        }
     }
 
     fn inline(

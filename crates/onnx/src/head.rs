@@ -31,6 +31,7 @@ impl<'a> Head<'a> {
         precision: Precision,
         logit_rows: LogitRows,
     ) -> Result<Self, OnnxError> {
+        let precision = precision.of_ends();
         let (vocab, hidden) = (model.vocab_size, model.hidden_size);
         let embedding = if precision == Precision::F32 || !model.tie_word_embeddings {
             let name = "model.embed_tokens.weight".to_owned();

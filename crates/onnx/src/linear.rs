@@ -2,11 +2,16 @@
 
 use lathe_arch::{Precision, QUANTIZATION_BLOCK};
 
-use crate::graph::{GraphBuilder, MICROSOFT, QuantizedTensors, integer};
+use crate::graph::{GraphBuilder, MICROSOFT, QuantizedRows, QuantizedTensors, integer};
 use crate::weights::TensorRole;
 
 /// Activations are quantised to 8 bits too, which is what makes the product fast on a CPU.
 const ACCURACY_LEVEL: i64 = 4;
+
+/// Unsigned integer that stands for 0 in the rows of a product in W8A8, whose largest magnitudes are
+/// 127 steps from it.
+const ZERO: u8 = 128;
+const STEP: f32 = 1.0 / 127.0;
 
 /// A weight matrix `[inputs, outputs]` and where it stands.
 pub(crate) struct Linear {
@@ -58,11 +63,31 @@ impl Linear {
                 let matrix = graph.weight(name, self.role, &[self.inputs, self.outputs]);
                 graph.node(node, "MatMul", &[input, &matrix], vec![])
             }
+            Precision::W8A8 => self.integer_product(graph, node, input),
             Precision::Int8 | Precision::Int4 => {
                 let tensors = graph.quantized(self);
                 self.quantized_product(graph, node, input, &tensors)
             }
         }
+    }
+
+    /// The product of integers, times the scale of its column and that of its row.
+    fn integer_product(&self, graph: &mut GraphBuilder, node: &str, input: &str) -> String {
+        let rows = quantized_rows(graph, input);
+        let tensors = graph.quantized_columns(self);
+        let (step, zero) = (step(graph), zero(graph));
+        let op = "MatMulIntegerToFloat";
+        let name = format!("{node}/{op}");
+        let product = format!("{name}/output_0");
+        let inputs = [
+            rows.integers.as_str(),
+            &tensors.weights,
+            &step,
+            &tensors.scales,
+            &zero,
+        ];
+        graph.push(&name, MICROSOFT, op, &inputs, &[&product], vec![]);
+        graph.node(node, "Mul", &[&product, &rows.largest], vec![])
     }
 
     /// The product with a matrix that is in the graph already.
@@ -92,4 +117,37 @@ impl Linear {
         );
         output
     }
+}
+
+/// Every row of `input` in integers, with its largest magnitude; once for all products with it.
+///
+/// A row of zeros is divided by zero. Whatever integers NaN becomes, they are multiplied with the row's
+/// largest magnitude, which is 0.
+fn quantized_rows(graph: &mut GraphBuilder, input: &str) -> QuantizedRows {
+    if let Some(rows) = graph.rows_of(input) {
+        return rows;
+    }
+    let part = |name: &str| format!("{input}/w8a8/{name}");
+    let keep = || vec![integer("keepdims", 1)];
+    let last = graph.once("/model/constants/w8a8/last", |graph, name| {
+        graph.integers(name, &[1], &[-1])
+    });
+    let (step, zero) = (step(graph), zero(graph));
+    let magnitudes = graph.node(&part("Abs"), "Abs", &[input], vec![]);
+    let inputs = [magnitudes.as_str(), &last];
+    let largest = graph.node(&part("ReduceMax"), "ReduceMax", &inputs, keep());
+    let shares = graph.node(&part("Div"), "Div", &[input, &largest], vec![]);
+    let inputs = [shares.as_str(), &step, &zero];
+    let integers = graph.node(&part("QuantizeLinear"), "QuantizeLinear", &inputs, vec![]);
+    graph.keep_rows(input, QuantizedRows { integers, largest })
+}
+
+fn step(graph: &mut GraphBuilder) -> String {
+    let name = "/model/constants/w8a8/step";
+    graph.once(name, |graph, name| graph.floats(name, &[], &[STEP]))
+}
+
+fn zero(graph: &mut GraphBuilder) -> String {
+    let name = "/model/constants/w8a8/zero";
+    graph.once(name, |graph, name| graph.byte(name, ZERO))
 }

@@ -198,6 +198,8 @@ pub enum ElementType {
     Float = 1,
     /// u8
     Uint8 = 2,
+    /// i8
+    Int8 = 3,
     /// i32
     Int32 = 6,
     /// i64

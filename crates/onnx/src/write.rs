@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use lathe_arch::Precision;
-use lathe_arch::quantize::{Quantized, quantize};
+use lathe_arch::quantize::{Quantized, quantize, quantize_columns};
 use prost::Message;
 use tempfile::NamedTempFile;
 
@@ -107,7 +107,9 @@ pub fn write_random_data(path: &Path, bytes: u64, seed: u64) -> Result<(), OnnxE
 fn parameters(tensor: &ExternalTensor) -> Option<u64> {
     match tensor.content {
         External::Weight(_) | External::Values(_) => Some(tensor.bytes / 4),
-        External::Quantized { .. } => Some(tensor.shape.iter().product::<usize>() as u64),
+        External::Quantized { .. } | External::QuantizedColumns { .. } => {
+            Some(tensor.shape.iter().product::<usize>() as u64)
+        }
         External::Rotary(_) => None,
     }
 }
@@ -153,6 +155,22 @@ fn write_data(
                 out.write_all(&quantized.weights).map_err(failed)?;
                 // Less than the alignment.
                 let gap = *scales - quantized.weights.len() as u64;
+                out.write_all(&vec![0; gap as usize]).map_err(failed)?;
+                write_floats(out, &quantized.scales).map_err(failed)?;
+            }
+            External::QuantizedColumns { role, scales } => {
+                let values = weights.tensor(*role);
+                check_length(tensor, *role, values.len())?;
+                let outputs = tensor.shape.last().copied().unwrap_or(0);
+                let quantized = quantize_columns(&values, outputs);
+                let bytes: Vec<u8> = quantized
+                    .weights
+                    .iter()
+                    .map(|w| w.cast_unsigned())
+                    .collect();
+                out.write_all(&bytes).map_err(failed)?;
+                // Less than the alignment.
+                let gap = *scales - bytes.len() as u64;
                 out.write_all(&vec![0; gap as usize]).map_err(failed)?;
                 write_floats(out, &quantized.scales).map_err(failed)?;
             }

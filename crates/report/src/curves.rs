@@ -13,9 +13,9 @@ const NAMES: f64 = 250.0;
 /// Distance between them.
 const LINE: f64 = 24.0;
 /// Used in this order, and again when they are used up.
-const COLORS: [&str; 11] = [
+const COLORS: [&str; 12] = [
     "#d1495b", "#00798c", "#edae49", "#66a182", "#2e4057", "#8d6a9f", "#7a7a7a", "#a0522d",
-    "#4f772d", "#111111", "#b5179e",
+    "#4f772d", "#111111", "#b5179e", "#4361ee",
 ];
 
 const STYLE: &str = "text{font:13px system-ui,sans-serif;fill:#333}.middle{text-anchor:middle}\

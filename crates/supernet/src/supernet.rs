@@ -363,9 +363,10 @@ impl Supernet {
     /// The matrices at both ends. A quantised head brings a tied embedding with it; an untied one
     /// stays f32.
     pub(crate) fn ends(&self, precision: Precision) -> &Ends {
+        let precision = precision.of_ends();
         let slot = match precision {
             Precision::F32 => return &self.ends,
-            Precision::Int8 => &self.quantized_ends[0],
+            Precision::Int8 | Precision::W8A8 => &self.quantized_ends[0],
             Precision::Int4 => &self.quantized_ends[1],
         };
         slot.get_or_init(|| {

@@ -452,8 +452,9 @@ fn quantised_weights_move_the_logits_a_little_and_fewer_bits_more() {
             .unwrap();
         largest_difference(&logits(&subnet, &tokens).unwrap(), &want)
     };
-    let (int8, int4) = (error(Precision::Int8), error(Precision::Int4));
+    let [int8, w8a8, int4] = [Precision::Int8, Precision::W8A8, Precision::Int4].map(error);
     assert!(0.0 < int8 && int8 < 0.2 * int4, "{int8} {int4}");
+    assert!(int8 < w8a8 && w8a8 < 0.5 * int4, "{int8} {w8a8} {int4}");
     // One quantised block in the middle: what comes before it is the teacher's.
     let text = windows(2);
     let evaluator = Evaluator::new(&supernet, &text).unwrap();

@@ -39,7 +39,7 @@ pub struct Profile {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "f32,int8,int4",
+        default_value = "f32,int8,w8a8,int4",
         value_name = "P,P"
     )]
     pub precision: Vec<Precision>,

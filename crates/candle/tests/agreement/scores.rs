@@ -86,7 +86,7 @@ fn an_evaluator_on_candle_scores_as_one_that_keeps_nothing() {
 fn quantised_networks_are_scored_as_such() {
     for name in MODELS {
         let supernet = calibrated(name);
-        for precision in [Precision::Int8, Precision::Int4] {
+        for precision in [Precision::Int8, Precision::W8A8, Precision::Int4] {
             let config = uneven(supernet.model()).with_precision(precision);
             let cut = supernet.cut(&config).unwrap();
             let want = perplexity_and_kl(&cut, &text(6)).unwrap();

@@ -146,6 +146,7 @@ impl Method {
             Self::Baseline(baseline) => baseline.name(),
             Self::WholeModel(Precision::F32) => "full model, f32",
             Self::WholeModel(Precision::Int8) => "full model, int8",
+            Self::WholeModel(Precision::W8A8) => "full model, w8a8",
             Self::WholeModel(Precision::Int4) => "full model, int4",
         }
     }

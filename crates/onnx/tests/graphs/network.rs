@@ -1,4 +1,4 @@
-use lathe_arch::{ModelConfig, SubnetConfig};
+use lathe_arch::{ModelConfig, Precision, SubnetConfig};
 use lathe_onnx::{BlockKind, DATA_FILE, LogitRows, TensorRole, WeightSource};
 
 use crate::tiny::{self, graph, op_counts, signatures, values};
@@ -156,4 +156,29 @@ impl WeightSource for WithoutBiases<'_> {
     fn output_bias(&self, _: usize, _: BlockKind) -> Option<Vec<f32>> {
         None
     }
+}
+
+/// Gate and up share their input's integers. The head, one row of which is taken, is in blocks.
+#[test]
+fn products_in_w8a8_share_the_integers_of_their_input() {
+    let model = tiny::model();
+    let subnet = tiny::uneven(&model).with_precision(Precision::W8A8);
+    let folder = tempfile::tempdir().unwrap();
+    let weights = tiny::weights(&model, &subnet);
+    let written = tiny::written(folder.path(), &model, &subnet, &weights, LogitRows::Last);
+    let counts = op_counts(graph(&written));
+    // Two attention blocks with two products each, two MLPs with three.
+    assert_eq!(counts["MatMulIntegerToFloat"], 2 * 2 + 2 * 3);
+    assert_eq!(counts["QuantizeLinear"], 2 * 2 + 2 * 2);
+    assert_eq!(counts["MatMulNBits"], 1);
+    assert!(!counts.contains_key("MatMul"));
+    let mut names: Vec<&str> = graph(&written)
+        .initializer
+        .iter()
+        .map(|i| &*i.name)
+        .collect();
+    let all = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), all);
 }

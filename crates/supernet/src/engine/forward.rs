@@ -342,7 +342,7 @@ fn add_output(
 pub(crate) fn round(rows: &mut [f32], width: usize, precision: Precision) {
     if precision != Precision::F32 {
         let tasks = rows.par_chunks_mut(ROUNDED_ROWS * width);
-        tasks.for_each(|rows| round_activations(rows, width));
+        tasks.for_each(|rows| round_activations(rows, width, precision));
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn logits_into(subnet: &Subnet<'_>, normed: &[f32], out: &mut [f32]) 
 /// What the head's product takes in.
 fn rounded<'a>(subnet: &Subnet<'_>, normed: &'a [f32]) -> Cow<'a, [f32]> {
     let hidden = subnet.supernet().model().hidden_size;
-    let precision = subnet.config().head_precision;
+    let precision = subnet.config().head_precision.of_ends();
     let mut normed = Cow::Borrowed(normed);
     if precision != Precision::F32 {
         round(normed.to_mut(), hidden, precision);
