@@ -102,7 +102,7 @@ pub struct QuantizedColumns {
 /// Quantises a matrix `[inputs, outputs]` in W8A8: a weight is its column's scale times its integer.
 ///
 /// # Panics
-/// When `matrix` is no whole number of rows.
+/// When `outputs` is 0 or `matrix` no whole number of rows.
 pub fn quantize_columns(matrix: &[f32], outputs: usize) -> QuantizedColumns {
     assert!(matrix.len().is_multiple_of(outputs), "a row is cut short");
     let mut columns = Columns::new(outputs, Precision::W8A8);

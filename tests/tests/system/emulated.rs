@@ -62,7 +62,12 @@ fn the_aarch64_agent_makes_a_latency_table() {
 fn run_network(agent: &mut Agent) {
     let folder = tempfile::tempdir().unwrap();
     let model = model();
-    let subnet = SubnetConfig::full(&model);
+    let full = SubnetConfig::full(&model);
+    let integers = full.clone().with_precision(Precision::W8A8);
+    let subnet = SubnetConfig {
+        layers: vec![full.layers[0].clone(), integers.layers[1].clone()],
+        ..full
+    };
     let weights = RandomWeights {
         model: &model,
         subnet: &subnet,
