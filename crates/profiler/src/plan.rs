@@ -428,12 +428,13 @@ mod tests {
     fn the_grid_holds_every_kind_of_block_in_every_precision() {
         let (_, plan) = plan();
         // Two heads, 3 x 3 attention blocks, 8 widths.
-        assert_eq!(plan.blocks.len(), 3 * (2 + 9 + 8));
+        let precisions = Precision::ALL.len();
+        assert_eq!(plan.blocks.len(), precisions * (2 + 9 + 8));
         assert_eq!(plan.precisions(), Precision::ALL);
         let distinct: BTreeSet<_> = plan.blocks.iter().collect();
         assert_eq!(distinct.len(), plan.blocks.len());
         // All rows of logits have no decode of their own.
-        assert_eq!(plan.probes().len(), 2 * plan.blocks.len() - 3);
+        assert_eq!(plan.probes().len(), 2 * plan.blocks.len() - precisions);
     }
 
     #[test]
