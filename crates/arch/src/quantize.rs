@@ -9,10 +9,10 @@ use crate::{Precision, QUANTIZATION_BLOCK};
 /// A quantised matrix.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantized {
-    /// `[outputs, blocks, QUANTIZATION_BLOCK * bits / 8]`; of two 4-bit weights in a byte the
+    /// Of [`quantize`] `[outputs, blocks, QUANTIZATION_BLOCK * bits / 8]`; of two 4-bit weights in a byte the
     /// first is the lower half. The last block is padded with zero weights.
     pub weights: Vec<u8>,
-    /// `[outputs, blocks]`
+    /// Of [`quantize`] `[outputs, blocks]`.
     pub scales: Vec<f32>,
 }
 
@@ -90,27 +90,19 @@ pub fn dequantize(quantized: &Quantized, inputs: usize, precision: Precision) ->
     values
 }
 
-/// A matrix in W8A8.
-#[derive(Debug, Clone, PartialEq)]
-pub struct QuantizedColumns {
-    /// `[inputs, outputs]`, each from -64 to 63.
-    pub weights: Vec<i8>,
-    /// `[outputs]`
-    pub scales: Vec<f32>,
-}
-
-/// Quantises a matrix `[inputs, outputs]` in W8A8: a weight is its column's scale times its integer.
+/// Quantises a matrix `[inputs, outputs]` in W8A8: a weight is its column's scale times its integer. The
+/// weights are `[inputs, outputs]`, signed bytes from -64 to 63, the scales `[outputs]`.
 ///
 /// # Panics
 /// When `outputs` is 0 or `matrix` no whole number of rows.
-pub fn quantize_columns(matrix: &[f32], outputs: usize) -> QuantizedColumns {
+pub fn quantize_columns(matrix: &[f32], outputs: usize) -> Quantized {
     assert!(matrix.len().is_multiple_of(outputs), "a row is cut short");
     let mut columns = Columns::new(outputs, Precision::W8A8);
     columns.scale(matrix);
-    let rows = matrix.chunks_exact(outputs);
-    let weights = rows.flat_map(|row| columns.integers(row).map(|integer| integer as i8));
-    QuantizedColumns {
-        weights: weights.collect(),
+    let integers = matrix.iter().zip(columns.inverses.iter().cycle());
+    let integers = integers.map(|(value, inverse)| columns.integer(*value, *inverse) as i8);
+    Quantized {
+        weights: integers.map(i8::cast_unsigned).collect(),
         scales: columns.scales.clone(),
     }
 }
@@ -151,21 +143,17 @@ impl Columns {
         }
     }
 
-    /// The integers that stand for a row.
-    fn integers(&self, row: &[f32]) -> impl Iterator<Item = f32> {
-        let zero = self.zero;
-        let values = row.iter().zip(&self.inverses);
-        values.map(move |(value, inverse)| {
-            let level = round(*value * inverse + zero);
-            level.clamp(0.0, 2.0 * zero - 1.0) - zero
-        })
+    /// The integer that stands for a value, given one over its column's scale.
+    fn integer(&self, value: f32, inverse: f32) -> f32 {
+        let level = round(value * inverse + self.zero);
+        level.clamp(0.0, 2.0 * self.zero - 1.0) - self.zero
     }
 }
 
 /// Replaces a matrix by what its quantised form stands for.
 ///
-/// `matrix` is `[inputs, outputs]`, row by row: the transpose of what [`quantize`] takes, blocks
-/// running down the columns. In f32 nothing changes.
+/// `matrix` is `[inputs, outputs]`, row by row: the transpose of what [`quantize`] takes, what shares a
+/// scale running down the columns. In f32 nothing changes.
 ///
 /// # Panics
 /// When `matrix` is no whole number of rows.
@@ -176,15 +164,12 @@ pub fn round_trip(matrix: &mut [f32], outputs: usize, precision: Precision) {
     assert!(matrix.len().is_multiple_of(outputs), "a row is cut short");
     let mut columns = Columns::new(outputs, precision);
     let rows = precision.sharing_a_scale(matrix.len() / outputs);
-    let mut integers = vec![0.0; outputs];
     for block in matrix.chunks_mut(rows * outputs) {
         columns.scale(block);
         for row in block.chunks_exact_mut(outputs) {
-            for (integer, of_row) in integers.iter_mut().zip(columns.integers(row)) {
-                *integer = of_row;
-            }
-            for ((value, integer), scale) in row.iter_mut().zip(&integers).zip(&columns.scales) {
-                *value = scale * integer;
+            let scales = columns.scales.iter().zip(&columns.inverses);
+            for (value, (scale, inverse)) in row.iter_mut().zip(scales) {
+                *value = scale * columns.integer(*value, *inverse);
             }
         }
     }
@@ -282,7 +267,7 @@ mod tests {
         round_trip(&mut rounded, outputs, Precision::W8A8);
         for (at, (was, is)) in matrix.iter().zip(&rounded).enumerate() {
             let scale = quantized.scales[at % outputs];
-            let integer = quantized.weights[at];
+            let integer = quantized.weights[at].cast_signed();
             assert!((-64..64).contains(&integer), "{integer}");
             assert_eq!(*is, scale * f32::from(integer));
             assert!((was - is).abs() <= 1.0001 * scale.abs());
@@ -291,7 +276,7 @@ mod tests {
             let of_column = || (column..matrix.len()).step_by(outputs);
             let largest = of_column().max_by(|a, b| matrix[*a].abs().total_cmp(&matrix[*b].abs()));
             let largest = largest.unwrap();
-            assert_eq!(quantized.weights[largest], -64);
+            assert_eq!(quantized.weights[largest].cast_signed(), -64);
             assert_eq!(rounded[largest], matrix[largest]);
         }
         let nothing = quantize_columns(&[0.0; 6], 2);

@@ -1,7 +1,5 @@
 //! Puts a graph together and plans where its weights lie in the data file.
 
-use std::collections::BTreeMap;
-
 use lathe_arch::{Precision, QUANTIZATION_BLOCK};
 
 use crate::OnnxError;
@@ -36,15 +34,13 @@ pub(crate) const TOTAL: Dim = Dim::Symbol("total_sequence_length");
 pub(crate) enum External {
     /// The weight source's values.
     Weight(TensorRole),
-    /// The weight source's values in blocks: the weights, and from byte `scales` on the scales.
+    /// The weight source's values in integers: the weights, and from byte `scales` on the scales.
     Quantized {
         role: TensorRole,
         precision: Precision,
         inputs: usize,
         scales: u64,
     },
-    /// The weight source's values in W8A8: the weights, and from byte `scales` on the scales.
-    QuantizedColumns { role: TensorRole, scales: u64 },
     /// A bias: these values.
     Values(Vec<f32>),
     /// A rotary table, which is no parameter.
@@ -69,15 +65,6 @@ pub(crate) struct QuantizedTensors {
     offset: u64,
 }
 
-/// Names of a value's rows in W8A8.
-#[derive(Clone)]
-pub(crate) struct QuantizedRows {
-    /// Unsigned bytes.
-    pub integers: String,
-    /// The largest magnitude of each row.
-    pub largest: String,
-}
-
 /// A finished graph and the plan of its data file.
 pub(crate) struct Plan {
     pub model: Model,
@@ -92,8 +79,6 @@ pub(crate) struct GraphBuilder {
     data_file: String,
     /// End of the last tensor in the data file; `u64::MAX` when there are too many.
     data_bytes: u64,
-    /// Values that were quantised already.
-    rows: BTreeMap<String, QuantizedRows>,
 }
 
 impl GraphBuilder {
@@ -107,7 +92,6 @@ impl GraphBuilder {
             external: Vec::new(),
             data_file: data_file.to_owned(),
             data_bytes: 0,
-            rows: BTreeMap::new(),
         }
     }
 
@@ -138,42 +122,20 @@ impl GraphBuilder {
     }
 
     /// A quantised matrix in the data file: weights
-    /// `[outputs, blocks, QUANTIZATION_BLOCK * bits / 8]` and scales `[outputs, blocks]`.
+    /// `[outputs, blocks, QUANTIZATION_BLOCK * bits / 8]` and scales `[outputs, blocks]`, in W8A8 weights
+    /// `[inputs, outputs]` and scales `[outputs]`.
     pub fn quantized(&mut self, linear: &Linear) -> QuantizedTensors {
-        let blocks = linear.inputs.div_ceil(QUANTIZATION_BLOCK);
-        let block_bytes = QUANTIZATION_BLOCK * linear.precision.bits() / 8;
-        let weights = (
-            ElementType::Uint8,
-            &[linear.outputs, blocks, block_bytes][..],
-        );
-        let content = |scales| External::Quantized {
-            role: linear.role,
-            precision: linear.precision,
-            inputs: linear.inputs,
-            scales,
+        let (inputs, outputs) = (linear.inputs, linear.outputs);
+        let (element, weight_shape, scale_shape) = match linear.precision {
+            Precision::W8A8 => (ElementType::Int8, vec![inputs, outputs], vec![outputs]),
+            precision => {
+                let blocks = inputs.div_ceil(QUANTIZATION_BLOCK);
+                let block_bytes = QUANTIZATION_BLOCK * precision.bits() / 8;
+                let weights = vec![outputs, blocks, block_bytes];
+                (ElementType::Uint8, weights, vec![outputs, blocks])
+            }
         };
-        self.with_scales(linear, weights, &[linear.outputs, blocks], content)
-    }
-
-    /// A matrix in W8A8 in the data file: weights `[inputs, outputs]` and scales `[outputs]`.
-    pub fn quantized_columns(&mut self, linear: &Linear) -> QuantizedTensors {
-        let weights = (ElementType::Int8, &[linear.inputs, linear.outputs][..]);
-        let content = |scales| External::QuantizedColumns {
-            role: linear.role,
-            scales,
-        };
-        self.with_scales(linear, weights, &[linear.outputs], content)
-    }
-
-    /// A matrix of bytes and behind it its scales. `content` gets the byte where these begin.
-    fn with_scales(
-        &mut self,
-        linear: &Linear,
-        (element, weight_shape): (ElementType, &[usize]),
-        scale_shape: &[usize],
-        content: impl FnOnce(u64) -> External,
-    ) -> QuantizedTensors {
-        let weight_bytes = float_bytes(weight_shape) / 4;
+        let weight_bytes = float_bytes(&weight_shape) / 4;
         let aligned = weight_bytes.checked_next_multiple_of(ALIGNMENT);
         let scales = aligned.unwrap_or(u64::MAX);
         let offset = self.next_offset();
@@ -182,29 +144,23 @@ impl GraphBuilder {
             scales: format!("{}.scales", linear.weight),
             offset,
         };
-        self.initializer(&tensors.weights, element, weight_shape, offset);
+        self.initializer(&tensors.weights, element, &weight_shape, offset);
         let scale_offset = offset.saturating_add(scales);
         self.initializer(
             &tensors.scales,
             ElementType::Float,
-            scale_shape,
+            &scale_shape,
             scale_offset,
         );
-        let bytes = scales.saturating_add(float_bytes(scale_shape));
-        let shape = vec![linear.inputs, linear.outputs];
-        self.reserve(content(scales), shape, offset, bytes);
+        let content = External::Quantized {
+            role: linear.role,
+            precision: linear.precision,
+            inputs,
+            scales,
+        };
+        let bytes = scales.saturating_add(float_bytes(&scale_shape));
+        self.reserve(content, vec![inputs, outputs], offset, bytes);
         tensors
-    }
-
-    /// The rows of `value`, where they were quantised already.
-    pub fn rows_of(&self, value: &str) -> Option<QuantizedRows> {
-        self.rows.get(value).cloned()
-    }
-
-    /// Keeps the rows of `value` for other products with it.
-    pub fn keep_rows(&mut self, value: &str, rows: QuantizedRows) -> QuantizedRows {
-        self.rows.insert(value.to_owned(), rows.clone());
-        rows
     }
 
     /// The weights of `tensors` once more in another shape, over the same bytes.
@@ -300,6 +256,11 @@ impl GraphBuilder {
             data_location: 0,
         });
         name.to_owned()
+    }
+
+    /// Whether there is an operator of this name.
+    pub fn has_node(&self, name: &str) -> bool {
+        self.graph.node.iter().any(|node| node.name == name)
     }
 
     /// An operator of ONNX itself with one output, whose name is returned.

@@ -2,7 +2,7 @@
 
 use lathe_arch::{Precision, QUANTIZATION_BLOCK};
 
-use crate::graph::{GraphBuilder, MICROSOFT, QuantizedRows, QuantizedTensors, integer};
+use crate::graph::{GraphBuilder, MICROSOFT, QuantizedTensors, integer};
 use crate::weights::TensorRole;
 
 /// Activations are quantised to 8 bits too, which is what makes the product fast on a CPU.
@@ -73,21 +73,21 @@ impl Linear {
 
     /// The product of integers, times the scale of its column and that of its row.
     fn integer_product(&self, graph: &mut GraphBuilder, node: &str, input: &str) -> String {
-        let rows = quantized_rows(graph, input);
-        let tensors = graph.quantized_columns(self);
+        let [integers, largest] = quantized_rows(graph, input);
+        let tensors = graph.quantized(self);
         let (step, zero) = (step(graph), zero(graph));
         let op = "MatMulIntegerToFloat";
         let name = format!("{node}/{op}");
         let product = format!("{name}/output_0");
         let inputs = [
-            rows.integers.as_str(),
+            integers.as_str(),
             &tensors.weights,
             &step,
             &tensors.scales,
             &zero,
         ];
         graph.push(&name, MICROSOFT, op, &inputs, &[&product], vec![]);
-        graph.node(node, "Mul", &[&product, &rows.largest], vec![])
+        graph.node(node, "Mul", &[&product, &largest], vec![])
     }
 
     /// The product with a matrix that is in the graph already.
@@ -119,27 +119,25 @@ impl Linear {
     }
 }
 
-/// Every row of `input` in integers, with its largest magnitude; once for all products with it.
+/// Every row of `input` in integers, and its largest magnitude; made once for all products with it.
 ///
 /// A row of zeros is divided by zero. Whatever integers NaN becomes, they are multiplied with the row's
 /// largest magnitude, which is 0.
-fn quantized_rows(graph: &mut GraphBuilder, input: &str) -> QuantizedRows {
-    if let Some(rows) = graph.rows_of(input) {
-        return rows;
-    }
+fn quantized_rows(graph: &mut GraphBuilder, input: &str) -> [String; 2] {
     let part = |name: &str| format!("{input}/w8a8/{name}");
-    let keep = || vec![integer("keepdims", 1)];
-    let last = graph.once("/model/constants/w8a8/last", |graph, name| {
-        graph.integers(name, &[1], &[-1])
-    });
-    let (step, zero) = (step(graph), zero(graph));
-    let magnitudes = graph.node(&part("Abs"), "Abs", &[input], vec![]);
-    let inputs = [magnitudes.as_str(), &last];
-    let largest = graph.node(&part("ReduceMax"), "ReduceMax", &inputs, keep());
-    let shares = graph.node(&part("Div"), "Div", &[input, &largest], vec![]);
-    let inputs = [shares.as_str(), &step, &zero];
-    let integers = graph.node(&part("QuantizeLinear"), "QuantizeLinear", &inputs, vec![]);
-    graph.keep_rows(input, QuantizedRows { integers, largest })
+    if !graph.has_node(&part("QuantizeLinear")) {
+        let last = "/model/constants/w8a8/last";
+        let last = graph.once(last, |graph, name| graph.integers(name, &[1], &[-1]));
+        let (step, zero) = (step(graph), zero(graph));
+        let magnitudes = graph.node(&part("Abs"), "Abs", &[input], vec![]);
+        let inputs = [magnitudes.as_str(), &last];
+        let keep = vec![integer("keepdims", 1)];
+        let largest = graph.node(&part("ReduceMax"), "ReduceMax", &inputs, keep);
+        let shares = graph.node(&part("Div"), "Div", &[input, &largest], vec![]);
+        let inputs = [shares.as_str(), &step, &zero];
+        graph.node(&part("QuantizeLinear"), "QuantizeLinear", &inputs, vec![]);
+    }
+    ["QuantizeLinear", "ReduceMax"].map(|name| format!("{}/output_0", part(name)))
 }
 
 fn step(graph: &mut GraphBuilder) -> String {

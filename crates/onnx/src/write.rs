@@ -107,9 +107,7 @@ pub fn write_random_data(path: &Path, bytes: u64, seed: u64) -> Result<(), OnnxE
 fn parameters(tensor: &ExternalTensor) -> Option<u64> {
     match tensor.content {
         External::Weight(_) | External::Values(_) => Some(tensor.bytes / 4),
-        External::Quantized { .. } | External::QuantizedColumns { .. } => {
-            Some(tensor.shape.iter().product::<usize>() as u64)
-        }
+        External::Quantized { .. } => Some(tensor.shape.iter().product::<usize>() as u64),
         External::Rotary(_) => None,
     }
 }
@@ -158,22 +156,6 @@ fn write_data(
                 out.write_all(&vec![0; gap as usize]).map_err(failed)?;
                 write_floats(out, &quantized.scales).map_err(failed)?;
             }
-            External::QuantizedColumns { role, scales } => {
-                let values = weights.tensor(*role);
-                check_length(tensor, *role, values.len())?;
-                let outputs = tensor.shape.last().copied().unwrap_or(0);
-                let quantized = quantize_columns(&values, outputs);
-                let bytes: Vec<u8> = quantized
-                    .weights
-                    .iter()
-                    .map(|w| w.cast_unsigned())
-                    .collect();
-                out.write_all(&bytes).map_err(failed)?;
-                // Less than the alignment.
-                let gap = *scales - bytes.len() as u64;
-                out.write_all(&vec![0; gap as usize]).map_err(failed)?;
-                write_floats(out, &quantized.scales).map_err(failed)?;
-            }
             External::Values(values) => write_floats(out, values).map_err(failed)?,
             External::Rotary(table) => {
                 for row in table.rows() {
@@ -192,6 +174,9 @@ fn quantized(values: &[f32], role: TensorRole, inputs: usize, precision: Precisi
         return quantize(values.chunks(inputs), precision);
     }
     let outputs = values.len() / inputs.max(1);
+    if precision == Precision::W8A8 {
+        return quantize_columns(values, outputs);
+    }
     let column = |output: usize| (0..inputs).map(move |input| values[input * outputs + output]);
     let transposed: Vec<f32> = (0..outputs).flat_map(column).collect();
     quantize(transposed.chunks(inputs), precision)
