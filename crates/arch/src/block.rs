@@ -185,3 +185,27 @@ impl fmt::Display for BlockShape {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn precisions_are_read_by_their_names_and_a_wrong_one_is_told_all() {
+        for precision in Precision::ALL {
+            assert_eq!(precision.name().parse(), Ok(precision));
+        }
+        let message = "w8a9".parse::<Precision>().unwrap_err().to_string();
+        let names = "f32, int8, w8a8, int4";
+        assert_eq!(
+            message,
+            format!("`w8a9` is no precision: expected one of {names}")
+        );
+    }
+
+    #[test]
+    fn a_space_may_list_all_precisions_by_their_bits() {
+        let bits = Precision::ALL.map(Precision::bits);
+        assert!(bits.is_sorted_by(|a, b| a > b), "{bits:?}");
+    }
+}

@@ -1,3 +1,5 @@
+use crate::Precision;
+
 /// What can be wrong with a model, a sub-network, a space or a workload.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ArchError {
@@ -12,7 +14,7 @@ pub enum ArchError {
         reason: &'static str,
     },
     /// A word that is no precision.
-    #[error("`{text}` is no precision: expected f32, int8 or int4")]
+    #[error("`{text}` is no precision: expected one of {}", Precision::ALL.map(Precision::name).join(", "))]
     Precision {
         /// What was given.
         text: String,

@@ -35,7 +35,8 @@ pub struct Profile {
     /// Two minutes instead of a quarter of an hour: fewer lengths, wider intervals
     #[arg(long)]
     pub quick: bool,
-    /// Precisions of the weights
+    /// Precisions of the weights: int8 and int4 have a scale for every 32, w8a8 is multiplied in integers
+    /// throughout
     #[arg(
         long,
         value_delimiter = ',',
