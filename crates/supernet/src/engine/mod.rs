@@ -1,4 +1,4 @@
-//! The transformer engine: f32, row-major, on `gemm` and rayon.
+//! The transformer engine: f32, row-major, on faer's products and rayon.
 //!
 //! Everything here works on windows of the super-network's matrices, so a sub-network costs
 //! what its own size costs. One level of parallelism: the rayon pool in which the caller runs.
