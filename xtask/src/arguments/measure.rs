@@ -32,7 +32,7 @@ pub struct Profile {
     /// Hugging Face Hub
     #[arg(long, default_value = "smollm2-135m", value_name = "NAME|PATH")]
     pub model: String,
-    /// Two minutes instead of a quarter of an hour: fewer lengths, wider intervals
+    /// A few minutes instead of a quarter of an hour: fewer lengths, wider intervals
     #[arg(long)]
     pub quick: bool,
     /// Precisions of the weights: int8 and int4 have a scale for every 32, w8a8 is multiplied in integers

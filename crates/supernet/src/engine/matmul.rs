@@ -155,21 +155,16 @@ pub fn add_transposed_matmul(
     scale: f32,
     threads: Threads,
 ) {
-    let mut product = |a: MatRef<'_, f32>| {
-        product(
-            out,
-            out_stride,
-            a.transpose(),
-            b.view(),
-            scale,
-            Write::Add,
-            threads,
-        );
+    let copy;
+    let a = match threads {
+        Threads::One => a.view(),
+        Threads::Pool => {
+            copy = by_column(a);
+            copy.as_ref()
+        }
     };
-    match threads {
-        Threads::One => product(a.view()),
-        Threads::Pool => product(by_column(a).as_ref()),
-    }
+    let (a, b) = (a.transpose(), b.view());
+    product(out, out_stride, a, b, scale, Write::Add, threads);
 }
 
 /// `out += x^T x`. `x` is `[tokens, n]`, `out` is `[n, n]`; only the lower triangle is right.
