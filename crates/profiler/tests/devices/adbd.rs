@@ -92,7 +92,7 @@ impl Adbd {
     /// The device's YAML.
     pub fn yaml(&self, adb: &Adb) -> String {
         format!(
-            "name: phone\nthreads: 1\njob_timeout_s: 3\nreconnect_s: 20\ntransport:\n  adb:\n    serial: '{}'\n    program: {:?}\n    folder: {:?}\n",
+            "name: phone\nthreads: 1\njob_timeout_s: 10\nreconnect_s: 20\ntransport:\n  adb:\n    serial: '{}'\n    program: {:?}\n    folder: {:?}\n",
             self.serial(),
             adb.program(),
             self.device.path()

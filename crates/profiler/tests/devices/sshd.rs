@@ -85,7 +85,7 @@ impl Sshd {
 
     pub fn yaml_in(&self, folder: &Path) -> String {
         format!(
-            "name: box\nthreads: 1\njob_timeout_s: 3\nreconnect_s: 20\ntransport:\n  ssh:\n    host: box\n    config: {:?}\n    folder: {folder:?}\n",
+            "name: box\nthreads: 1\njob_timeout_s: 10\nreconnect_s: 20\ntransport:\n  ssh:\n    host: box\n    config: {:?}\n    folder: {folder:?}\n",
             self.home.path().join("config")
         )
     }
