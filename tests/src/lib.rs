@@ -4,11 +4,10 @@ mod desk;
 mod perplexity;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use lathe_arch::{AttentionConfig, MlpConfig, ModelConfig, Precision, SubnetConfig};
-use lathe_fetch::{Cache, ModelSpec};
+use lathe_fetch::{Cache, ModelSpec, Toolchain};
 use lathe_profiler::AgentCommand;
 use lathe_supernet::checkpoint::Checkpoint;
 use lathe_supernet::{Calibration, Importance, ImportanceOrder, Recovery, Supernet, TokenWindows};
@@ -51,7 +50,7 @@ pub fn cache() -> Cache {
 fn programs() -> (PathBuf, PathBuf) {
     static BUILT: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
-        let mut build = Command::new(env!("CARGO"));
+        let mut build = Toolchain::default().cargo_command();
         build.args([
             "build",
             "--quiet",

@@ -1,12 +1,12 @@
 //! From names on the command line to things: devices, the runtime, the agent's program.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, bail};
 use lathe_arch::{ModelConfig, SearchSpace, SpaceSpec, SubnetConfig};
 use lathe_compress::{Adapter, StoredSubnet};
-use lathe_fetch::{Cache, ModelSpec, Target, find_built_agent};
+use lathe_fetch::{Cache, ModelSpec, Target, Toolchain, find_built_agent};
 use lathe_latency::LatencyTable;
 use lathe_profiler::{AgentCommand, DeviceSpec, Link, find_agent, own_target};
 use lathe_supernet::checkpoint::read_config;
@@ -158,10 +158,10 @@ fn build_agent() -> anyhow::Result<()> {
             .ok()
     };
     let is_fresh = find_agent().is_ok_and(|agent| modified(&agent) >= modified(&this));
-    let Some(cargo) = std::env::var_os("CARGO").filter(|_| !is_fresh) else {
+    if is_fresh || std::env::var_os("CARGO").is_none() {
         return Ok(());
-    };
-    let mut build = Command::new(cargo);
+    }
+    let mut build = Toolchain::default().cargo_command();
     build.args(["build", "--quiet", "--workspace", "--bin", "lathe-agent"]);
     if !cfg!(debug_assertions) {
         build.arg("--release");

@@ -44,6 +44,21 @@ impl Default for Toolchain {
     }
 }
 
+impl Toolchain {
+    /// cargo, without what another cargo told this program of its package: a build script that looks at
+    /// that, as ring's does, would run again, and all that depends on it be built again.
+    pub fn cargo_command(&self) -> Command {
+        let mut cargo = Command::new(&self.cargo);
+        for (name, _) in env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+                cargo.env_remove(&name);
+            }
+        }
+        cargo
+    }
+}
+
 /// A built agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentBuild {
@@ -90,7 +105,7 @@ pub fn build_agent(
     check_library(target, toolchain)?;
     // Its own folder: another compiler may be at work here than in the rest of `target/`.
     let folder = workspace.join("target").join("agent");
-    let mut cargo = Command::new(&toolchain.cargo);
+    let mut cargo = toolchain.cargo_command();
     cargo
         .args(["build", "--package", PROGRAM, "--bin", PROGRAM])
         .args(["--profile", PROFILE, "--target", target.triple()])

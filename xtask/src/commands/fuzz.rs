@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, ensure};
+use lathe_fetch::Toolchain;
 
 use crate::arguments::Fuzz;
 
@@ -29,7 +30,8 @@ pub fn run(arguments: &Fuzz) -> anyhow::Result<ExitCode> {
     let triple = host()?;
     let built = Path::new("target/fuzz");
     // A named target keeps the flags away from build scripts and macros.
-    let status = cargo()
+    let status = Toolchain::default()
+        .cargo_command()
         .args(["build", "--profile", "fuzz", "--package", "lathe-fuzz"])
         .args(["--features", "libfuzzer", "--target", &triple])
         .arg("--target-dir")
@@ -62,10 +64,6 @@ pub fn run(arguments: &Fuzz) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
 /// This machine's target, as the compiler calls it.

@@ -1,14 +1,14 @@
 use std::io::{BufRead, BufReader};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 
 use anyhow::Context;
+use lathe_fetch::Toolchain;
 
 use crate::arguments::Test;
 
 /// Runs `cargo test` and adds up what its runners say.
 pub fn run(arguments: &Test) -> anyhow::Result<ExitCode> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut test = Command::new(cargo);
+    let mut test = Toolchain::default().cargo_command();
     test.args(["test", "--workspace"]);
     if !cfg!(debug_assertions) {
         // What this program was built from is then built already.

@@ -3,12 +3,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use lathe_arch::{ModelConfig, Precision, SearchSpace, SpaceSpec};
+use lathe_fetch::Toolchain;
 use lathe_latency::LatencyTable;
 use lathe_profiler::{
     AgentCommand, DeviceSpec, Link, ProfilePlan, ProfileRequest, ProfilerError, profile,
@@ -26,7 +26,7 @@ pub fn patient(yaml: &str) -> String {
 pub fn programs() -> (PathBuf, PathBuf) {
     static BUILT: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
-        let mut build = Command::new(env!("CARGO"));
+        let mut build = Toolchain::default().cargo_command();
         build.args(["build", "--quiet", "--workspace", "--bin", "lathe-agent"]);
         if !cfg!(debug_assertions) {
             build.arg("--release");
@@ -55,7 +55,7 @@ pub fn link_to(yaml: &str) -> Link {
 fn model() -> ModelConfig {
     ModelConfig {
         hidden_size: 64,
-        intermediate_size: 96,
+        intermediate_size: 32,
         num_hidden_layers: 2,
         num_attention_heads: 4,
         num_key_value_heads: 2,
